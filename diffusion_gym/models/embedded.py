@@ -1,0 +1,34 @@
+"""The models that ship inside the package, and what each model is used with by default."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class ModelDefaults:
+    """What an environment uses where its caller names nothing else.
+
+    Attributes:
+        prompts: Specification for `diffusion_gym.prompts.load_prompts`.
+        reward: Name of a registered reward.
+        num_inference_steps: Number of denoising steps T.
+    """
+
+    prompts: str
+    reward: str
+    num_inference_steps: int
+
+
+EMOJI64 = "emoji-64"
+EMBEDDED_DEFAULTS = {EMOJI64: ModelDefaults("emoji-objects", "house_style", 10)}
+OTHER_DEFAULTS = ModelDefaults("emoji-objects", "jpeg_compressibility", 50)
+
+
+def emoji64_folder() -> Path:
+    """The package data of the embedded model: pipeline/, clip/, verifier/ and the scene tables."""
+    return Path(__file__).parent / "emoji64"
+
+
+def model_names() -> list[str]:
+    """The names of the embedded models."""
+    return sorted(EMBEDDED_DEFAULTS)

@@ -1,0 +1,48 @@
+"""One evaluation of a denoiser, with or without classifier-free guidance."""
+
+import torch
+from torch import Tensor, nn
+
+from diffusion_gym.errors import InvalidInputError
+from diffusion_gym.models.model import PromptEmbedding
+
+
+def predict_noise(
+    denoiser: nn.Module,
+    latents: Tensor,
+    timesteps: Tensor,
+    embedding: PromptEmbedding,
+    *,
+    null_embedding: PromptEmbedding | None = None,
+    guidance: float = 1.0,
+) -> Tensor:
+    """Evaluates the denoiser, guided towards the prompt (Ho & Salimans, arXiv 2207.12598).
+
+    ``out = out_null + guidance * (out_prompt - out_null)``; a guidance of 1 is exactly the
+    conditional prediction, so it costs one pass over an undoubled batch.
+
+    Args:
+        denoiser: A network called as diffusers' ``UNet2DConditionModel`` is.
+        latents: Noisy latents, ``[B, C, h, w]``.
+        timesteps: Training timestep of every row, ``[B]``.
+        embedding: Prompt embeddings, ``[B, L, D]``.
+        null_embedding: Embedding of the empty prompt, ``[1, L, D]``; needed unless guidance is 1.
+        guidance: Classifier-free guidance scale.
+
+    Returns:
+        What the denoiser predicts (noise, velocity or sample, as the scheduler's configuration
+        says), ``[B, C, h, w]``.
+
+    Raises:
+        InvalidInputError: Guidance differs from 1 and there is no null embedding.
+    """
+    if guidance == 1.0:
+        output: Tensor = denoiser(latents, timesteps, embedding.tokens, return_dict=False)[0]
+        return output
+    if null_embedding is None:
+        raise InvalidInputError(f"guidance {guidance} needs the null embedding; got None")
+    tokens = torch.cat([null_embedding.tokens.expand_as(embedding.tokens), embedding.tokens])
+    both = denoiser(latents.repeat(2, 1, 1, 1), timesteps.repeat(2), tokens, return_dict=False)[0]
+    unconditional, conditional = both.chunk(2)
+    guided: Tensor = unconditional + guidance * (conditional - unconditional)
+    return guided
