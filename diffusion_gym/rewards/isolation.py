@@ -1,0 +1,124 @@
+"""Scoring such that one bad image costs one reward and not the run."""
+
+import traceback
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from diffusion_gym.errors import DiffusionGymError, InvalidInputError
+from diffusion_gym.rewards.base import RewardFunction, RewardResult, as_result
+
+RANGE_TOLERANCE = 1e-3
+"""How far outside [0, 1] a pixel may lie: about a quarter of an 8-bit level, for rounding."""
+
+
+def score(reward: RewardFunction, images: Tensor, prompts: Sequence[str]) -> RewardResult:
+    """Scores images, and keeps an image that cannot be scored from spoiling the others.
+
+    An image that cannot be scored gets value 0.0 and ``valid`` False: one with pixels that are not
+    finite or lie outside [0, 1], which the reward never sees, and one for which the reward raises
+    or returns no finite value twice. Images for which it fails are tried once more, together.
+
+    Where a reward raises for a batch, the batch is halved until the images to blame are found: one
+    such image of n costs 2 log2(n) calls more, and a reward that raises for all costs 4n in total.
+    Each different error is told as a ``RuntimeWarning``. Errors of this package, such as the
+    InvalidInputError for a prompt that a reward cannot understand, are raised.
+
+    Args:
+        reward: The reward.
+        images: Float images [B, 3, H, W].
+        prompts: B prompts, one per image.
+
+    Returns:
+        The result, on the images' device. Terms are NaN for images the reward never scored; where
+        it scored none, there are no terms.
+
+    Raises:
+        InvalidInputError: Images are not [B, 3, H, W] floats, their number is not that of the
+            prompts, or the reward rejects a prompt or returns something else than it should.
+    """
+    _check_input(images, prompts)
+    images = images.float()
+    rows = _is_picture(images).nonzero().squeeze(1).tolist()
+    result = _Rows(reward, images, prompts)
+    result.score(rows)
+    result.score([row for row in rows if not result.valid[row]])
+    for error in result.errors:
+        warnings.warn(
+            f"reward {reward.name!r} raised {error}; images for which it keeps raising "
+            f"get the value 0.0 and count as not scored",
+            RuntimeWarning,
+            stacklevel=1,
+        )
+    device = images.device
+    return RewardResult(
+        result.values.to(device),
+        result.valid.to(device),
+        {name: column.to(device) for name, column in result.terms.items()},
+    )
+
+
+def _check_input(images: Tensor, prompts: Sequence[str]) -> None:
+    if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+        raise InvalidInputError(
+            f"images must be floats of shape [B, 3, H, W], "
+            f"got {images.dtype} of shape {list(images.shape)}"
+        )
+    if len(prompts) != len(images):
+        raise InvalidInputError(
+            f"every image needs one prompt, got {len(images)} images and {len(prompts)} prompts"
+        )
+
+
+def _is_picture(images: Tensor) -> Tensor:
+    """Tells for each image [B, 3, H, W] whether its pixels are colours; a NaN compares False."""
+    pixels = images.flatten(1)
+    inside = (pixels >= -RANGE_TOLERANCE) & (pixels <= 1.0 + RANGE_TOLERANCE)
+    return inside.all(dim=1)
+
+
+def _describe(error: Exception) -> str:
+    """Says what was raised and where."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({place.filename}, line {place.lineno})"
+
+
+class _Rows:
+    """The result of a batch, filled in as its rows get scored."""
+
+    def __init__(self, reward: RewardFunction, images: Tensor, prompts: Sequence[str]) -> None:
+        self._reward = reward
+        self._images = images
+        self._prompts = prompts
+        self.values = torch.zeros(len(images))
+        self.valid = torch.zeros(len(images), dtype=torch.bool)
+        self.terms: dict[str, Tensor] = {}
+        self.errors: dict[str, None] = {}
+
+    def score(self, rows: list[int]) -> None:
+        """Scores these rows in one call, and in halves where that raises."""
+        if not rows:
+            return
+        try:
+            output = self._reward(self._images[rows], [self._prompts[row] for row in rows])
+        except DiffusionGymError:
+            raise
+        except Exception as error:
+            self.errors[_describe(error)] = None
+            if len(rows) > 1:
+                middle = len(rows) // 2
+                self.score(rows[:middle])
+                self.score(rows[middle:])
+            return
+        self._store(rows, as_result(output, len(rows), self._reward.name))
+
+    def _store(self, rows: list[int], result: RewardResult) -> None:
+        values = result.values.cpu()
+        valid = result.valid.cpu() & values.isfinite()
+        self.values[rows] = torch.where(valid, values, 0.0)
+        self.valid[rows] = valid
+        for name, column in result.terms.items():
+            unknown = torch.full_like(self.values, torch.nan)
+            self.terms.setdefault(name, unknown)[rows] = column.cpu()
