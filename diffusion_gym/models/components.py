@@ -95,19 +95,35 @@ def load_component(
         ModelLoadError: The part is missing, damaged, or of an unsupported class.
     """
     component_class = _component_class(folder, part)
-    options = {} if dtype is None else {"torch_dtype": dtype}
-    if dtype is not None and issubclass(component_class, transformers.PreTrainedModel):
-        options = {"dtype": dtype}
+    options: dict[str, Any] = {}
+    if dtype is not None:
+        is_transformer = issubclass(component_class, transformers.PreTrainedModel)
+        options = {"dtype" if is_transformer else "torch_dtype": dtype, "output_loading_info": True}
     try:
         if config_only:
             return dict(component_class.load_config(folder, subfolder=part))
-        with _without_progress_bars():
-            return component_class.from_pretrained(folder / part, **options)
+        with without_progress_bars():
+            component = component_class.from_pretrained(folder / part, **options)
     except Exception as error:  # the libraries raise every kind of exception for a bad file
         raise ModelLoadError(
             f"cannot load the {part} of the model in {folder}: expected a complete "
             f"{component_class.__name__} in {folder / part}, got {type(error).__name__}: {error}"
         ) from error
+    if dtype is None:
+        return component
+    network, loading = component
+    return _complete(network, loading, folder / part)
+
+
+def _complete(network: nn.Module, loading: dict[str, Any], folder: Path) -> nn.Module:
+    """Refuses a network with missing weights: the libraries fill those with random numbers."""
+    missing = sorted(loading["missing_keys"]) + sorted(map(str, loading["mismatched_keys"]))
+    if missing:
+        raise ModelLoadError(
+            f"the weights in {folder} do not fit a {type(network).__name__}: expected all of its "
+            f"weights, {len(missing)} are missing or of another shape, such as {missing[0]}"
+        )
+    return network
 
 
 def _component_class(folder: Path, part: str) -> Any:
@@ -139,7 +155,7 @@ def freeze(network: nn.Module, device: torch.device) -> nn.Module:
 
 
 @contextmanager
-def _without_progress_bars() -> Iterator[None]:
+def without_progress_bars() -> Iterator[None]:
     """Keeps transformers from drawing a bar for every small file, and restores its setting."""
     enabled = transformers.utils.logging.is_progress_bar_enabled()
     transformers.utils.logging.disable_progress_bar()

@@ -154,7 +154,7 @@ class DiffusionModel:
         scaled = latents.to(parts.device, parts.dtype) / parts.scaling_factor + parts.shift_factor
         images = [
             parts.vae.decode(chunk, return_dict=False)[0].float()
-            for chunk in scaled.split(DECODE_BATCH)
+            for chunk in torch.split(scaled, DECODE_BATCH)
         ]
         return (torch.cat(images) / 2 + 0.5).clamp(0, 1)
 
@@ -167,6 +167,10 @@ class DiffusionModel:
         """Loads a denoiser of the caller's own: float32, frozen, in eval mode, on the device."""
         denoiser: nn.Module = load_component(self.folder, "unet", torch.float32)
         return freeze(denoiser, self.device)
+
+    def share(self) -> "DiffusionModel":
+        """Another handle on the same networks: closing one leaves the other usable."""
+        return DiffusionModel(self.name, self.folder, self.components, self.defaults)
 
     def close(self) -> None:
         """Lets go of the frozen networks; their memory is freed with their last user."""

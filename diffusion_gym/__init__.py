@@ -1,0 +1,79 @@
+"""The Gymnasium environment for reinforcement learning of text-to-image diffusion models.
+
+Importing this package registers ``DiffusionT2I-v0`` and is cheap: torch and the models are
+imported when one of the names below, or the environment, is first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from diffusion_gym.errors import DiffusionGymError, InvalidInputError, ModelLoadError
+from diffusion_gym.registration import register_envs
+
+if TYPE_CHECKING:
+    from diffusion_gym.checker import check_vector_env
+    from diffusion_gym.env import DiffusionT2IEnv
+    from diffusion_gym.infos import FinishedEpisodes, finished_episodes
+    from diffusion_gym.models import load_model
+    from diffusion_gym.prompts import load_prompts
+    from diffusion_gym.reference import reference_policy
+    from diffusion_gym.rendering import image_grid
+    from diffusion_gym.rewards import RewardResult, make_reward, register_reward, reward_names
+    from diffusion_gym.schedule import DenoisingSchedule
+    from diffusion_gym.state import DenoisingState
+    from diffusion_gym.vector_env import DiffusionT2IVectorEnv
+
+_LAZY = {
+    "DenoisingSchedule": "schedule",
+    "DenoisingState": "state",
+    "DiffusionT2IEnv": "env",
+    "DiffusionT2IVectorEnv": "vector_env",
+    "FinishedEpisodes": "infos",
+    "RewardResult": "rewards",
+    "check_vector_env": "checker",
+    "finished_episodes": "infos",
+    "image_grid": "rendering",
+    "load_model": "models",
+    "load_prompts": "prompts",
+    "make_reward": "rewards",
+    "reference_policy": "reference",
+    "register_reward": "rewards",
+    "reward_names": "rewards",
+}
+
+__all__ = [
+    "DenoisingSchedule",
+    "DenoisingState",
+    "DiffusionGymError",
+    "DiffusionT2IEnv",
+    "DiffusionT2IVectorEnv",
+    "FinishedEpisodes",
+    "InvalidInputError",
+    "ModelLoadError",
+    "RewardResult",
+    "check_vector_env",
+    "finished_episodes",
+    "image_grid",
+    "load_model",
+    "load_prompts",
+    "make_reward",
+    "reference_policy",
+    "register_reward",
+    "reward_names",
+]
+
+register_envs()
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a name on first use."""
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """The public names, imported or not."""
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,71 @@
+"""What the policy tells the environment of the image it is heading for."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffusion_gym.errors import InvalidInputError
+
+
+class Predictions:
+    """The predicted clean latents of a batch: reported, used by one step, then out of date.
+
+    Args:
+        shape: ``(B, C, h, w)``.
+        device: Where latents live.
+    """
+
+    def __init__(self, shape: tuple[int, ...], device: torch.device) -> None:
+        self._shape = shape
+        self._device = device
+        self._reported: Tensor | None = None  # for the step to come
+        self._used: Tensor | None = None  # of the step just made
+
+    def report(self, predicted_clean: Any) -> None:
+        """Takes a copy of the predictions for the step to come, ``[B, C, h, w]``.
+
+        Raises:
+            InvalidInputError: For another shape.
+        """
+        reported = torch.as_tensor(predicted_clean, device=self._device)
+        if reported.shape != self._shape:
+            raise InvalidInputError(
+                f"expected predicted clean latents of shape {self._shape}, "
+                f"got {tuple(reported.shape)}"
+            )
+        self._reported = reported.detach().to(torch.float32, copy=True)
+
+    @property
+    def reported(self) -> Tensor:
+        """The predictions for the step to come, ``[B, C, h, w]``.
+
+        Raises:
+            InvalidInputError: If nothing was reported since the last step or reset.
+        """
+        if self._reported is None:
+            raise InvalidInputError(
+                "expected the policy to call env.unwrapped.report(predicted_clean) before every "
+                "step(), got no report since the last step or reset"
+            )
+        return self._reported
+
+    def use(self) -> None:
+        """Marks the start of a step: what was reported for it is out of date afterwards."""
+        self._used, self._reported = self._reported, None
+
+    def clear(self) -> None:
+        """Forgets everything, when episodes begin anew."""
+        self._used = self._reported = None
+
+    def replace(self, rows: Tensor, latents: Tensor) -> None:
+        """Puts the latents themselves in place of the predictions of rows that have ended."""
+        if self._used is not None:
+            self._used = self._used.index_copy(0, rows, latents)
+
+    def shown(self, latents: Tensor) -> Tensor:
+        """The newest prediction there is, or else the latents themselves, ``[B, C, h, w]``."""
+        for newest in (self._reported, self._used):
+            if newest is not None:
+                return newest
+        return latents

@@ -1,0 +1,91 @@
+"""The untrained model as a policy."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffusion_gym.models import PromptEmbedding, predict_noise
+from diffusion_gym.schedule import DenoisingStep
+
+
+class ReferencePolicy:
+    """Samples the next latent as the model's own sampler does; built by `reference_policy`."""
+
+    def __init__(self, env: Any, guidance: float, generator: torch.Generator | None) -> None:
+        base = env.unwrapped
+        self.guidance = guidance
+        self._generator = generator
+        self._report = base.report
+        self._schedule = base.schedule
+        self._denoiser = base.model.new_denoiser()
+        self._null_embedding = base.model.null_embedding
+        self._latent_dims = len(base.model.latent_shape)
+
+    def __repr__(self) -> str:
+        return f"ReferencePolicy(guidance={self.guidance}, schedule={self._schedule!r})"
+
+    @torch.no_grad()
+    def __call__(self, observation: dict[str, Any]) -> tuple[Any, DenoisingStep]:
+        """Draws an action, and reports the predicted clean latent to the environment.
+
+        Args:
+            observation: From the environment, of one row or of B, in NumPy or torch.
+
+        Returns:
+            The action, in the observation's kind and shape, and the Gaussian it was drawn from,
+            tensors with a batch dimension.
+        """
+        latent = observation["latent"]
+        single = latent.ndim == self._latent_dims
+        batch = {key: self._batched(value, single) for key, value in observation.items()}
+        embedding = PromptEmbedding(batch["prompt_embedding"], batch.get("pooled_prompt_embedding"))
+        timesteps = batch["timestep"][:, 0]
+        output = predict_noise(
+            self._denoiser,
+            batch["latent"],
+            timesteps.long(),
+            embedding,
+            null_embedding=self._null_embedding,
+            guidance=self.guidance,
+        )
+        index = self._schedule.index_of(timesteps)
+        step = self._schedule.transition(output, batch["latent"], index)
+        action = self._schedule.sample(step, generator=self._generator)
+        self._report(step.predicted_clean[0] if single else step.predicted_clean)
+        if single:
+            action = action[0]
+        return (action if isinstance(latent, Tensor) else action.cpu().numpy()), step
+
+    def _batched(self, value: Any, single: bool) -> Tensor:
+        tensor = torch.as_tensor(value, device=self._schedule.device)
+        return tensor[None] if single else tensor
+
+
+def reference_policy(
+    env: Any, guidance: float = 1.0, *, generator: torch.Generator | None = None
+) -> ReferencePolicy:
+    """The untrained model as a policy, with a denoiser of its own.
+
+    Example:
+        >>> import gymnasium, diffusion_gym
+        >>> env = gymnasium.make("DiffusionT2I-v0")
+        >>> policy = diffusion_gym.reference_policy(env)
+        >>> observation, info = env.reset(seed=0)
+        >>> terminated = False
+        >>> while not terminated:
+        ...     action, _ = policy(observation)
+        ...     observation, reward, terminated, _, info = env.step(action)
+        >>> info["image"].shape
+        (64, 64, 3)
+
+    Args:
+        env: A single or vector environment, wrapped or not; wrappers must leave the observation
+            as it is.
+        guidance: Classifier-free guidance scale; 1 is one denoiser pass without guidance.
+        generator: Source of the policy's noise; None is torch's own.
+
+    Returns:
+        A function from observations to (action, step).
+    """
+    return ReferencePolicy(env, guidance, generator)

@@ -1,0 +1,84 @@
+"""The hindsight protocol: what is known about an episode's steps once it has ended.
+
+A dense reward that depends on the final image is known only at the end of the episode. So the
+reward stays the honest stream 0 … 0, r, and wrappers write into the finished episode's info:
+
+``credit``
+    ``[T]`` float32 with sum 1, each step's share of the return. Absent: all of it belongs to the
+    last step, which is DDPO (arXiv 2305.13301).
+``step_mask``
+    ``[T]`` bool, the steps to train on. Absent: all.
+``advantage``
+    A number, only from a wrapper with a baseline of its own. Absent: the agent's own statistics.
+"""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffusion_gym.errors import InvalidInputError
+from diffusion_gym.infos import FinishedEpisodes
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Hindsight:
+    """The protocol's values for N finished episodes of T steps, with defaults filled in.
+
+    Attributes:
+        credit: ``[N, T]`` float32.
+        step_mask: ``[N, T]`` bool; false everywhere in episodes that could not be scored.
+        advantage: ``[N]`` float32, or None where no wrapper has a baseline of its own.
+    """
+
+    credit: Any
+    step_mask: Any
+    advantage: Any | None
+
+
+def hindsight(episodes: FinishedEpisodes, num_steps: int) -> Hindsight:
+    """Reads what wrappers wrote about finished episodes, and fills in the defaults.
+
+    Args:
+        episodes: N finished episodes.
+        num_steps: T.
+
+    Returns:
+        Arrays of the kind that the episodes have.
+
+    Raises:
+        InvalidInputError: If credit or mask is not ``[N, T]`` or the advantage not ``[N]``.
+    """
+    count = len(episodes)
+    extras = {key: torch.as_tensor(value) for key, value in episodes.extras.items()}
+    shapes = {
+        "credit": (count, num_steps),
+        "step_mask": (count, num_steps),
+        "advantage": (count,),
+    }
+    for key, value in extras.items():
+        if value.shape != shapes[key]:
+            raise InvalidInputError(
+                f"expected {key} of shape {shapes[key]} in the infos, got {tuple(value.shape)}"
+            )
+    valid = torch.as_tensor(episodes.reward_valid)
+    credit = extras.get("credit")
+    if credit is None:
+        credit = torch.zeros(count, num_steps, device=valid.device)
+        credit[:, -1] = 1.0
+    mask = extras.get("step_mask")
+    if mask is None:
+        mask = torch.ones(count, num_steps, dtype=torch.bool, device=valid.device)
+    advantage = extras.get("advantage")
+    as_numpy = isinstance(episodes.rows, np.ndarray)
+    return Hindsight(
+        credit=_returned(credit.float(), as_numpy),
+        step_mask=_returned(mask & valid[:, None], as_numpy),
+        advantage=None if advantage is None else _returned(advantage.float(), as_numpy),
+    )
+
+
+def _returned(tensor: Tensor, as_numpy: bool) -> Any:
+    return tensor.numpy() if as_numpy else tensor
