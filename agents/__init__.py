@@ -1,0 +1,1 @@
+"""Agents that fine-tune text-to-image diffusion models in diffusion_gym's environments."""

@@ -1,0 +1,119 @@
+"""One round of complete denoising trajectories."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Minibatch(NamedTuple):
+    """A number N of (trajectory, step) pairs.
+
+    Attributes:
+        rows: Trajectory of each pair, ``[N]``.
+        steps: Step index of each pair, ``[N]``.
+        latents: x_i, ``[N, C, h, w]``.
+        next_latents: x_{i+1}, ``[N, C, h, w]``.
+        old_log_prob: Log-probability of x_{i+1} when it was drawn, ``[N]``.
+        advantages: Advantage of the trajectory times its credit from this step on, ``[N]``.
+        prompt_ids: ``[N]``.
+    """
+
+    rows: Tensor
+    steps: Tensor
+    latents: Tensor
+    next_latents: Tensor
+    old_log_prob: Tensor
+    advantages: Tensor
+    prompt_ids: Tensor
+
+
+@dataclass
+class Trajectories:
+    """B complete episodes of T steps.
+
+    Attributes:
+        latents: x_0 … x_T, ``[B, T+1, C, h, w]`` float32: each is stored once.
+        log_probs: ``[B, T]``.
+        prompt_ids: ``[B]``; embeddings are looked up again, they would fill the memory.
+        returns: Return of each episode, ``[B]``.
+        valid: False where the reward could not be computed, ``[B]``.
+        credit: Share of each step in the return, ``[B, T]``, each row summing to 1.
+        step_mask: Steps to train on, ``[B, T]``.
+        advantages: Advantage of each episode, ``[B]``.
+    """
+
+    latents: Tensor
+    log_probs: Tensor
+    prompt_ids: Tensor
+    returns: Tensor
+    valid: Tensor
+    credit: Tensor
+    step_mask: Tensor
+    advantages: Tensor
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+
+class TrajectoryBuffer:
+    """Collects trajectories batch by batch and hands out minibatches of steps."""
+
+    def __init__(self) -> None:
+        self._batches: list[Trajectories] = []
+        self._merged: Trajectories | None = None
+
+    def reset(self) -> None:
+        """Forgets everything."""
+        self._batches = []
+        self._merged = None
+
+    def add(self, trajectories: Trajectories) -> None:
+        """Adds a batch of complete trajectories."""
+        self._batches.append(trajectories)
+        self._merged = None
+
+    @property
+    def trajectories(self) -> Trajectories:
+        """Everything that was added, as one batch."""
+        if self._merged is None:
+            fields = Trajectories.__dataclass_fields__
+            self._merged = Trajectories(
+                **{name: torch.cat([getattr(b, name) for b in self._batches]) for name in fields}
+            )
+            self._batches = [self._merged]
+        return self._merged
+
+    def pairs(self, stochastic: Tensor, generator: torch.Generator) -> Tensor:
+        """Every (trajectory, step) pair to train on, shuffled, as indices into ``[B * T]``.
+
+        Args:
+            stochastic: Steps that have a density, ``[T]``.
+            generator: Source of the order, on the CPU.
+        """
+        trainable = (self.trajectories.step_mask & stochastic).flatten().nonzero()[:, 0]
+        order = torch.randperm(len(trainable), generator=generator)
+        return trainable[order.to(trainable.device)]
+
+    def minibatch(self, pairs: Tensor) -> Minibatch:
+        """Looks up the data of some pairs, ``[N]``."""
+        data = self.trajectories
+        rows, steps = pairs // data.log_probs.shape[1], pairs % data.log_probs.shape[1]
+        return Minibatch(
+            rows=rows,
+            steps=steps,
+            latents=data.latents[rows, steps],
+            next_latents=data.latents[rows, steps + 1],
+            old_log_prob=data.log_probs[rows, steps],
+            advantages=data.advantages[rows] * credit_to_go(data.credit)[rows, steps],
+            prompt_ids=data.prompt_ids[rows],
+        )
+
+
+def credit_to_go(credit: Tensor) -> Tensor:
+    """P_i = Σ_{j≥i} credit_j, ``[B, T]``: undiscounted reward-to-go of a unit return.
+
+    A one-hot credit at the last step (DDPO's terminal reward) gives ones everywhere.
+    """
+    return credit.flip(1).cumsum(1).flip(1)

@@ -1,0 +1,86 @@
+"""Advantages: how much better an image is than others of its prompt."""
+
+from collections import deque
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+EPSILON = 1e-6
+FloatArray = npt.NDArray[np.float64]
+
+
+class PromptStatistics:
+    """Running per-prompt mean and deviation (DDPO, arXiv 2305.13301; kvablack/ddpo-pytorch).
+
+    ``A = (r - mean) / (std + 1e-6)`` over the last rewards of the prompt, the new ones included;
+    while a prompt has fewer than ``min_count`` of them, over the whole batch instead.
+
+    Args:
+        buffer_size: Rewards remembered per prompt.
+        min_count: Rewards a prompt needs for statistics of its own.
+    """
+
+    def __init__(self, buffer_size: int = 32, min_count: int = 16) -> None:
+        self.buffer_size = buffer_size
+        self.min_count = min_count
+        self.rewards: dict[int, deque[float]] = {}
+
+    def update(self, prompt_ids: npt.ArrayLike, rewards: npt.ArrayLike) -> FloatArray:
+        """Remembers a batch of rewards and returns its advantages.
+
+        Args:
+            prompt_ids: Prompt of every image, ``[B]``.
+            rewards: Rewards, ``[B]``; every one must be valid.
+
+        Returns:
+            Advantages, ``[B]``.
+        """
+        ids, values = np.asarray(prompt_ids), np.asarray(rewards, dtype=np.float64)
+        advantages = np.empty_like(values)
+        for prompt in np.unique(ids):
+            rows = ids == prompt
+            history = self.rewards.setdefault(int(prompt), deque(maxlen=self.buffer_size))
+            history.extend(values[rows].tolist())
+            sample = np.array(history) if len(history) >= self.min_count else values
+            advantages[rows] = (values[rows] - sample.mean()) / (sample.std() + EPSILON)
+        return advantages
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs."""
+        return {"rewards": {prompt: list(values) for prompt, values in self.rewards.items()}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes up where `state_dict` left off."""
+        self.rewards = {
+            prompt: deque(values, maxlen=self.buffer_size)
+            for prompt, values in state["rewards"].items()
+        }
+
+
+class GroupStatistics:
+    """Mean and deviation over the images of one prompt in one batch (Flow-GRPO, 2505.05470).
+
+    ``A = (r - group mean) / (group std + 1e-6)``. It remembers nothing between batches.
+    """
+
+    def update(self, prompt_ids: npt.ArrayLike, rewards: npt.ArrayLike) -> FloatArray:
+        """Returns the advantages ``[B]`` of a batch; a group of one has advantage 0."""
+        ids, values = np.asarray(prompt_ids), np.asarray(rewards, dtype=np.float64)
+        advantages = np.empty_like(values)
+        for prompt in np.unique(ids):
+            rows = ids == prompt
+            group = values[rows]
+            advantages[rows] = (group - group.mean()) / (group.std() + EPSILON)
+        return advantages
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to load."""
+
+
+BASELINES = {"group": GroupStatistics, "prompt": PromptStatistics}
+"""Advantage estimators by the name that the agent and the command line know them by."""

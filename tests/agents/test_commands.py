@@ -1,0 +1,157 @@
+import json
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from agents import cli, evaluate, sample, train
+from agents.settings import RECOMMENDED, TrainSettings
+from diffusion_gym.errors import DiffusionGymError
+
+QUICK = (
+    "--images 8 --num-envs 4 --samples-per-prompt 2 --num-inference-steps 3 --eval-prompts 3 "
+    "--eval-samples 2"
+).split()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "quick"
+    assert train.main([*QUICK, "--lora-rank", "2", "--output", str(folder)]) == 0
+    return folder
+
+
+def test_a_run_leaves_what_it_promises(run: Path) -> None:
+    names = {entry.name for entry in run.iterdir()}
+    assert names >= {
+        *("settings.json", "record.json", "metrics.csv", "summary.json", "before.npz"),
+        *("before_after.png", "reward_curve.png", "checkpoints", "exported", "tensorboard"),
+    }
+    assert not [name for name in names if "partial" in name]
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["images"] == 8
+    assert summary["prompts"] == 3
+    assert summary["difference_low"] <= summary["difference"] <= summary["difference_high"]
+    record = json.loads((run / "record.json").read_text())
+    assert len(record["model"]["weights_sha256"]) == 64
+    settings = json.loads((run / "settings.json").read_text())
+    assert settings["lora_rank"] == 2
+    assert settings["learning_rate"] == RECOMMENDED["house_style"]["learning_rate"]
+    with Image.open(run / "before_after.png") as picture:
+        assert picture.width > 500
+    assert list((run / "tensorboard").iterdir())
+
+
+def test_sample_draws_from_the_run_and_from_its_base(run: Path, tmp_path: Path) -> None:
+    pictures = []
+    for extra in ([], ["--base"], []):
+        output = tmp_path / f"{len(pictures)}.png"
+        arguments = [str(run), "--prompt", "a cat", "--prompt", "a dog", "--samples", "3", *extra]
+        assert sample.main([*arguments, "--output", str(output)]) == 0
+        with Image.open(output) as picture:
+            assert picture.size == (3 * 64 * 2, 2 * 64 * 2)
+            pictures.append(np.asarray(picture))
+    np.testing.assert_array_equal(pictures[0], pictures[2])
+    assert (pictures[0] != pictures[1]).any()
+
+
+def test_evaluate_repeats_the_runs_own_figures(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figures = tmp_path / "figures.json"
+    arguments = [str(run), "--count", "3", "--samples", "2", "--json", str(figures)]
+    assert evaluate.main([*arguments, "--pictures", str(tmp_path / "grid.png")]) == 0
+    summary = json.loads((run / "summary.json").read_text())
+    measured = json.loads(figures.read_text())
+    assert measured["before"] == pytest.approx(summary["held_out_before"], abs=1e-5)
+    assert measured["after"] == pytest.approx(summary["held_out_after"], abs=1e-5)
+    assert (tmp_path / "grid.png").exists()
+    assert "house_style" in capsys.readouterr().out
+
+
+def test_evaluate_with_another_reward(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        evaluate.main([str(run), "--count", "2", "--samples", "1", "--reward", "clip_score"]) == 0
+    )
+    assert "clip_score" in capsys.readouterr().out
+
+
+def test_prompts_without_a_held_out_part_are_evaluated_on_themselves(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_text("a cat\na dog\n")
+    output = tmp_path / "run"
+    assert train.main([*QUICK, "--prompts", str(file), "--output", str(output)]) == 0
+    assert "2 training prompts" in capsys.readouterr().out
+
+
+def test_every_setting_is_explained_by_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        train.main(["--help"])
+    text = capsys.readouterr().out
+    for item in fields(TrainSettings):
+        assert f"--{item.name.replace('_', '-')}" in text
+
+
+BAD: list[tuple[list[str], str]] = [
+    (["--reward", "beauty"], "unknown reward 'beauty'; known: .*clip_score.*house_style"),
+    (["--model", "emoji-65"], "unknown model 'emoji-65'.*emoji-64"),
+    (["--prompts", "animals!"], "unknown prompt set 'animals!'.*emoji-objects"),
+    (["--num-inference-steps", "1001"], "1001"),
+    (["--device", "cuda:7"], "device 'cuda:7'"),
+    (["--samples-per-prompt", "7"], "divide num_envs"),
+    (["--advantage", "best"], "unknown advantage 'best'; known: group, prompt"),
+    (["--eta", "0"], "eta"),
+    (["--output", "/proc/nothing/here"], "run folder that can be written to"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD, ids=lambda value: str(value)[:24])
+def test_mistakes_leave_nothing_behind(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DiffusionGymError, match=message):
+        train.main([*QUICK, *arguments])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_in_use_is_left_alone(run: Path) -> None:
+    with pytest.raises(DiffusionGymError, match="--resume"):
+        train.main([*QUICK, "--output", str(run)])
+    with pytest.raises(DiffusionGymError, match=r"keeps its settings.*--images"):
+        train.main(["--resume", str(run), "--images", "4"])
+    with pytest.raises(DiffusionGymError, match=r"has no settings\.json"):
+        sample.main([str(run.parent), "--prompt", "a cat"])
+
+
+@pytest.mark.slow
+def test_a_mistake_on_the_command_line_ends_without_a_traceback() -> None:
+    command = [sys.executable, "-m", "agents.train", "--reward", "beauty"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: unknown reward 'beauty'")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", [sample, evaluate])
+def test_other_commands_report_mistakes_the_same_way(
+    command: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["command", str(tmp_path), "--prompt", "a cat"])
+    if command is evaluate:
+        sys.argv[2:] = []
+    with pytest.raises(SystemExit) as ended:
+        cli.run(command.main)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("error: expected the folder of a training run")
