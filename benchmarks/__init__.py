@@ -1,0 +1,1 @@
+"""Measurements: the bare loop, the embedded model's recipe and its evaluation."""
