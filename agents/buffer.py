@@ -16,7 +16,7 @@ class Minibatch(NamedTuple):
         latents: x_i, ``[N, C, h, w]``.
         next_latents: x_{i+1}, ``[N, C, h, w]``.
         old_log_prob: Log-probability of x_{i+1} when it was drawn, ``[N]``.
-        advantages: Advantage of the trajectory times its credit from this step on, ``[N]``.
+        advantages: Advantage of the step, ``[N]``.
         prompt_ids: ``[N]``.
     """
 
@@ -63,16 +63,19 @@ class TrajectoryBuffer:
     def __init__(self) -> None:
         self._batches: list[Trajectories] = []
         self._merged: Trajectories | None = None
+        self._step_advantages: Tensor | None = None
 
     def reset(self) -> None:
         """Forgets everything."""
         self._batches = []
         self._merged = None
+        self._step_advantages = None
 
     def add(self, trajectories: Trajectories) -> None:
         """Adds a batch of complete trajectories."""
         self._batches.append(trajectories)
         self._merged = None
+        self._step_advantages = None
 
     @property
     def trajectories(self) -> Trajectories:
@@ -85,6 +88,26 @@ class TrajectoryBuffer:
             self._batches = [self._merged]
         return self._merged
 
+    @property
+    def step_advantages(self) -> Tensor:
+        """A_i of every step, ``[B, T]``: what was assigned, else A times the credit from i on."""
+        if self._step_advantages is None:
+            data = self.trajectories
+            return data.advantages[:, None] * credit_to_go(data.credit)
+        return self._step_advantages
+
+    @step_advantages.setter
+    def step_advantages(self, values: Tensor) -> None:
+        self._step_advantages = values
+
+    def trained(self, stochastic: Tensor) -> Tensor:
+        """The steps to train on, ``[B, T]`` bool.
+
+        Args:
+            stochastic: Steps that have a density, ``[T]``.
+        """
+        return self.trajectories.step_mask & stochastic
+
     def pairs(self, stochastic: Tensor, generator: torch.Generator) -> Tensor:
         """Every (trajectory, step) pair to train on, shuffled, as indices into ``[B * T]``.
 
@@ -92,7 +115,7 @@ class TrajectoryBuffer:
             stochastic: Steps that have a density, ``[T]``.
             generator: Source of the order, on the CPU.
         """
-        trainable = (self.trajectories.step_mask & stochastic).flatten().nonzero()[:, 0]
+        trainable = self.trained(stochastic).flatten().nonzero()[:, 0]
         order = torch.randperm(len(trainable), generator=generator)
         return trainable[order.to(trainable.device)]
 
@@ -106,7 +129,7 @@ class TrajectoryBuffer:
             latents=data.latents[rows, steps],
             next_latents=data.latents[rows, steps + 1],
             old_log_prob=data.log_probs[rows, steps],
-            advantages=data.advantages[rows] * credit_to_go(data.credit)[rows, steps],
+            advantages=self.step_advantages[rows, steps],
             prompt_ids=data.prompt_ids[rows],
         )
 

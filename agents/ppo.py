@@ -11,31 +11,19 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import FloatSchedule
 
+from agents.arguments import check_env, checked_device, refuse_meaningless
 from agents.buffer import TrajectoryBuffer
 from agents.checkpoint import restore
 from agents.policy import UNetPolicy
 from agents.rollout import collect_batch, draw_prompts
 from agents.sb3_vec_env import SB3VecEnv, wrap_env
+from agents.standardisation import StepStandardisation
 from agents.statistics import BASELINES
 from agents.update import UpdateLog, ppo_loss
 from diffusion_gym.errors import DiffusionGymError, InvalidInputError, unknown_name
 from diffusion_gym.models import PromptEmbedding, load_model
 from diffusion_gym.schedule import DenoisingSchedule
 
-MEANINGLESS = {
-    "n_steps": "a rollout is always whole episodes of T steps",
-    "gamma": "the return of an episode is its last reward, undiscounted",
-    "gae_lambda": "there is no critic",
-    "clip_range_vf": "there is no critic",
-    "vf_coef": "there is no critic",
-    "ent_coef": "the schedule fixes the Gaussian's deviation, and with it the entropy",
-    "use_sde": "the schedule fixes the noise",
-    "sde_sample_freq": "the schedule fixes the noise",
-    "target_kl": "the clip range bounds the update; kl_coef penalises leaving the base model",
-    "normalize_advantage": "advantages are normalised per prompt; see `advantage`",
-    "rollout_buffer_class": "trajectories are kept on the device in a TrajectoryBuffer",
-    "rollout_buffer_kwargs": "trajectories are kept on the device in a TrajectoryBuffer",
-}
 MAX_FAILED_SHARE = 0.1
 
 
@@ -55,7 +43,8 @@ class DiffusionPPO(PPO):
         policy: ``"UNetPolicy"`` or a subclass of it.
         env: ``gymnasium.make_vec("DiffusionT2I-v0", num_envs=…, array_type="torch")``.
         learning_rate: A number or a schedule of the remaining progress (1 → 0).
-        samples_per_prompt: Images of one prompt in a batch; divides ``env.num_envs``.
+        samples_per_prompt: Images of one prompt in a batch; divides ``env.num_envs``, and is a
+            multiple of a `B2DiffuRLReward`'s ``branches``.
         batches_per_round: Batches drawn before each update.
         updates_per_round: Optimiser steps per epoch.
         n_epochs: Passes over each round.
@@ -65,6 +54,11 @@ class DiffusionPPO(PPO):
         advantage: ``"group"`` (over the round's images of a prompt) or ``"prompt"`` (DDPO's
             running statistics per prompt).
         advantage_clip: Bound on the absolute advantage.
+        standardise_steps: What is done to the advantages of single steps, A Σ_{j≥i} credit_j, over
+            the steps that are trained: None (nothing), ``"unit_variance"`` (divided by their
+            deviation over the round), ``"scale"`` (divided by the deviation of their prompt) or
+            ``"center"`` (CoCA's: also less the mean); see `agents.standardisation`. What comes
+            out is clipped like the advantage.
         kl_coef: Weight of the KL divergence to the base model.
         max_grad_norm: Bound on the gradient's norm.
         policy_kwargs: Options of `UNetPolicy`.
@@ -97,6 +91,7 @@ class DiffusionPPO(PPO):
         clip_range: float | Schedule = 2e-3,
         advantage: str = "group",
         advantage_clip: float = 5.0,
+        standardise_steps: str | None = None,
         kl_coef: float = 0.0,
         max_grad_norm: float = 1.0,
         policy_kwargs: dict[str, Any] | None = None,
@@ -108,12 +103,12 @@ class DiffusionPPO(PPO):
         _init_setup_model: bool = True,
         **unsupported: Any,
     ) -> None:
-        _refuse(unsupported)
+        refuse_meaningless(unsupported)
         if advantage not in BASELINES:
             raise unknown_name("advantage", advantage, BASELINES)
         if env is not None:
             env = wrap_env(env)
-            device = _checked_device(env, device)
+            device = checked_device(env, device)
         super().__init__(
             policy,
             env,
@@ -138,8 +133,14 @@ class DiffusionPPO(PPO):
         self.updates_per_round = updates_per_round
         self.advantage = advantage
         self.advantage_clip = advantage_clip
+        self.step_standardisation = (
+            None
+            if standardise_steps is None
+            else StepStandardisation(standardise_steps, clip=advantage_clip)
+        )
         self.kl_coef = kl_coef
         self.rounds = 0
+        self.rounds_without_pairs = 0
         self.reward_queries = 0
         self.log_probs_recomputed = 0
         self._due_iteration: int | None = None
@@ -149,7 +150,7 @@ class DiffusionPPO(PPO):
 
     def _setup_model(self) -> None:
         if self.env is not None:
-            _check_env(self.env, self.samples_per_prompt)
+            check_env(self.env, self.samples_per_prompt)
         self._setup_lr_schedule()
         self.clip_range = FloatSchedule(self.clip_range)
         self.rollout_buffer = TrajectoryBuffer()
@@ -240,6 +241,14 @@ class DiffusionPPO(PPO):
         estimated = torch.as_tensor(self.statistics.update(ids, returns))
         data.advantages[own] = estimated.to(data.advantages)
         data.advantages.nan_to_num_(0.0).clamp_(-self.advantage_clip, self.advantage_clip)
+        if self.step_standardisation is not None:
+            standardised = self.step_standardisation(
+                self.rollout_buffer.step_advantages,
+                data.prompt_ids,
+                self.rollout_buffer.trained(self.policy.schedule.stochastic),
+            )
+            self.rollout_buffer.step_advantages = standardised.advantages
+            self.logger.record("rollout/wrong_signs", standardised.wrong_signs)
 
     def _record_rollout(self, seconds: float) -> None:
         data = self.rollout_buffer.trajectories
@@ -266,6 +275,7 @@ class DiffusionPPO(PPO):
                 if len(update):
                     gradient_norms.append(self._update(update, clip_range, logs))
         self.rounds += 1
+        self.rounds_without_pairs += not logs
         self._n_updates += len(gradient_norms)
         self._record_update(logs, gradient_norms, clip_range, time.perf_counter() - start)
         if self._due_iteration is not None:
@@ -314,10 +324,8 @@ class DiffusionPPO(PPO):
         drifted = deviation > clip_range / 10
         if drifted:
             log_probs = self.rollout_buffer.trajectories.log_probs.view(-1)
-            stochastic = self.policy.schedule.stochastic.repeat(
-                len(self.rollout_buffer.trajectories)
-            )
-            for chunk in stochastic.nonzero()[:, 0].split(self.batch_size):
+            trained = self.rollout_buffer.trained(self.policy.schedule.stochastic).flatten()
+            for chunk in trained.nonzero()[:, 0].split(self.batch_size):
                 log_probs[chunk] = self._log_prob(chunk)
             self.log_probs_recomputed += 1
         self.logger.record("train/initial_ratio_deviation", deviation)
@@ -339,16 +347,21 @@ class DiffusionPPO(PPO):
         clip_range: float,
         seconds: float,
     ) -> None:
-        for name in UpdateLog._fields if logs else ():
-            values = torch.stack([getattr(log, name) for log in logs])
-            value = values.max() if name == "ratio_deviation" else values.mean()
-            self.logger.record(f"train/{name}", value.item())
-        if gradient_norms:
+        if logs:
+            for name in UpdateLog._fields:
+                values = torch.stack([getattr(log, name) for log in logs])
+                value = values.max() if name == "ratio_deviation" else values.mean()
+                self.logger.record(f"train/{name}", value.item())
             norms = torch.stack(gradient_norms)
             self.logger.record("train/gradient_norm", norms.mean().item())
+        else:  # nothing survived the masks; every round has the same columns
+            for name in (*UpdateLog._fields, "gradient_norm", "initial_ratio_deviation"):
+                self.logger.record(f"train/{name}", float("nan"))
+            self.logger.record("train/log_probs_recomputed", self.log_probs_recomputed)
         self.logger.record("train/clip_range", clip_range)
         self.logger.record("train/n_updates", self._n_updates)
         self.logger.record("count/rounds", self.rounds)
+        self.logger.record("count/rounds_without_pairs", self.rounds_without_pairs)
         self.logger.record("count/reward_queries", self.reward_queries)
         self.logger.record("count/denoiser_evaluations", self.policy.denoiser_evaluations)
         self.logger.record("time/update_seconds", seconds)
@@ -377,31 +390,3 @@ class DiffusionPPO(PPO):
         agent = cls.load(folder / "agent.zip", env=env, device="auto")
         restore(agent, folder)
         return agent
-
-
-def _refuse(arguments: dict[str, Any]) -> None:
-    for name in arguments:
-        reason = MEANINGLESS.get(name)
-        if reason is None:
-            raise TypeError(f"DiffusionPPO has no argument {name!r}")
-        raise TypeError(f"DiffusionPPO has no {name!r}: {reason}")
-
-
-def _checked_device(env: SB3VecEnv, device: torch.device | str) -> torch.device:
-    own = env.base_env.model.device
-    if str(device) != "auto" and torch.device(device).type != own.type:
-        raise InvalidInputError(f"the environment is on {own}, device={device!r} was asked for")
-    return own
-
-
-def _check_env(env: SB3VecEnv, samples_per_prompt: int) -> None:
-    if samples_per_prompt < 1 or env.num_envs % samples_per_prompt:
-        raise InvalidInputError(
-            f"expected samples_per_prompt to divide num_envs ({env.num_envs}), "
-            f"got {samples_per_prompt}"
-        )
-    if not bool(env.base_env.schedule.stochastic.any()):
-        raise InvalidInputError(
-            "every step of this environment is deterministic (eta=0), so there is nothing to "
-            "train on: expected eta > 0"
-        )

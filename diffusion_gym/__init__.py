@@ -11,6 +11,7 @@ from diffusion_gym.errors import DiffusionGymError, InvalidInputError, ModelLoad
 from diffusion_gym.registration import register_envs
 
 if TYPE_CHECKING:
+    from diffusion_gym import wrappers
     from diffusion_gym.checker import check_vector_env
     from diffusion_gym.env import DiffusionT2IEnv
     from diffusion_gym.infos import FinishedEpisodes, finished_episodes
@@ -40,6 +41,7 @@ _LAZY = {
     "register_reward": "rewards",
     "reward_names": "rewards",
 }
+_LAZY_MODULES = ("wrappers",)
 
 __all__ = [
     "DenoisingSchedule",
@@ -60,6 +62,7 @@ __all__ = [
     "reference_policy",
     "register_reward",
     "reward_names",
+    "wrappers",
 ]
 
 register_envs()
@@ -67,6 +70,8 @@ register_envs()
 
 def __getattr__(name: str) -> Any:
     """Imports a name on first use."""
+    if name in _LAZY_MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)

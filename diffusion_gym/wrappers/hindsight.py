@@ -10,6 +10,9 @@ reward stays the honest stream 0 … 0, r, and wrappers write into the finished 
     ``[T]`` bool, the steps to train on. Absent: all.
 ``advantage``
     A number, only from a wrapper with a baseline of its own. Absent: the agent's own statistics.
+
+An agent takes A = ``advantage``, or its own, and trains step i on A Σ_{j≥i} credit_j where the
+mask is true. `step_rewards`, credit times return, are for agents that learn from a dense reward.
 """
 
 import dataclasses
@@ -78,6 +81,38 @@ def hindsight(episodes: FinishedEpisodes, num_steps: int) -> Hindsight:
         step_mask=_returned(mask & valid[:, None], as_numpy),
         advantage=None if advantage is None else _returned(advantage.float(), as_numpy),
     )
+
+
+def step_rewards(credit: Any, returns: Any) -> Any:
+    """The return of an episode shared out among its steps: credit × return.
+
+    Args:
+        credit: ``[N, T]``, a sum of 1 in every row.
+        returns: ``[N]``.
+
+    Returns:
+        ``[N, T]``, a sum of the return in every row.
+    """
+    return credit * returns[:, None]
+
+
+def restrict_credit(credit: Tensor, step_mask: Tensor, guard: float = 0.05) -> Tensor:
+    """Credit of the steps that are trained, brought back to the sum 1.
+
+    Args:
+        credit: ``[N, T]``, a sum of 1 in every row.
+        step_mask: ``[N, T]`` bool.
+        guard: Where less credit than this lies inside the mask, a negative sum included, dividing
+            by it would blow the credit up or reverse it; it is uniform over the mask there.
+
+    Returns:
+        ``[N, T]``; a row without any step to train keeps its credit.
+    """
+    kept = credit * step_mask
+    total = kept.sum(1, keepdim=True)
+    steps = step_mask.sum(1, keepdim=True)
+    restricted = torch.where(total < guard, step_mask / steps, kept / total)
+    return torch.where(steps > 0, restricted, credit)
 
 
 def _returned(tensor: Tensor, as_numpy: bool) -> Any:

@@ -7,10 +7,11 @@ from small_agents import STEPS, make_agent, make_env, weights
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 
-from agents.ppo import MEANINGLESS, DiffusionPPO, RewardFailureError
+from agents.arguments import MEANINGLESS
+from agents.ppo import DiffusionPPO, RewardFailureError
 from agents.update import gaussian_kl
 from diffusion_gym.errors import DiffusionGymError
-from diffusion_gym.rewards import register_reward
+from diffusion_gym.rewards import register_reward, registry
 
 
 class Figures(BaseCallback):
@@ -128,7 +129,6 @@ def test_predict_and_evaluate_policy_work() -> None:
     assert -3 < mean < -0.5  # kB of a small JPEG, negated
 
 
-@register_reward("breaks_often")
 def breaks_often(device: str) -> Any:
     def score(images: torch.Tensor, prompts: Any) -> torch.Tensor:
         values = images.mean((1, 2, 3))
@@ -136,6 +136,14 @@ def breaks_often(device: str) -> Any:
         return values
 
     return score
+
+
+@pytest.fixture(autouse=True)
+def broken_rewards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Registered for one test at a time."""
+    monkeypatch.setattr(registry, "_factories", dict(registry._factories))
+    for factory in (breaks_often, breaks_once):
+        register_reward(factory.__name__)(factory)
 
 
 def test_a_round_with_too_many_failed_rewards_ends_the_run() -> None:
@@ -154,7 +162,6 @@ def test_failed_images_take_no_part() -> None:
     assert agent.policy.denoiser_evaluations == 12 * STEPS + 11 * STEPS
 
 
-@register_reward("breaks_once")
 def breaks_once(device: str) -> Any:
     def score(images: torch.Tensor, prompts: Any) -> torch.Tensor:
         values = images.mean((1, 2, 3))

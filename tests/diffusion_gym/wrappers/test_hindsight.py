@@ -6,7 +6,8 @@ import torch
 
 from diffusion_gym import FinishedEpisodes
 from diffusion_gym.errors import InvalidInputError
-from diffusion_gym.wrappers import hindsight
+from diffusion_gym.wrappers import hindsight, step_rewards
+from diffusion_gym.wrappers.hindsight import restrict_credit
 
 
 def episodes(kind, **extras):
@@ -51,3 +52,24 @@ def test_what_wrappers_wrote_is_kept(kind):
 def test_wrong_shapes(extras, message):
     with pytest.raises(InvalidInputError, match=message):
         hindsight(episodes(np.asarray, **extras), num_steps=3)
+
+
+def test_step_rewards_share_out_the_return():
+    credit = torch.tensor([[0.5, -0.25, 0.75], [0.0, 0.0, 1.0]])
+    dense = step_rewards(credit, torch.tensor([4.0, -2.0]))
+    assert dense.tolist() == [[2.0, -1.0, 3.0], [0.0, 0.0, -2.0]]
+    assert step_rewards(credit.numpy(), np.array([4.0, -2.0])).tolist() == dense.tolist()
+
+
+def test_restricted_credit():
+    credit = torch.tensor(
+        [
+            [0.25, 0.25, 0.2, 0.3],  # half of it lies inside
+            [0.5, 0.5, 0.5, -0.5],  # none in sum: uniform over the mask
+            [0.5, 1.0, 0.5, -1.0],  # less than none: uniform, not reversed
+            [0.4, 0.3, 0.2, 0.1],  # nothing is trained: as it was
+        ]
+    )
+    mask = torch.tensor([[False, False, True, True]] * 3 + [[False] * 4])
+    expected = [[0, 0, 0.4, 0.6], [0, 0, 0.5, 0.5], [0, 0, 0.5, 0.5], [0.4, 0.3, 0.2, 0.1]]
+    torch.testing.assert_close(restrict_credit(credit, mask), torch.tensor(expected))

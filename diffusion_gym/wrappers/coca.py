@@ -1,0 +1,278 @@
+"""CoCA: credit for a step by how much nearer it brings the picture to the final one.
+
+Notation, following CoCA (arXiv 2505.19196), with steps ``i = 0 … T−1`` in sampling order:
+
+==================  ==========================================================================
+``similarities``    s_0 … s_T: cosine of x̂0_i and x_T; s_T = 1
+``window``          W steps that share their gain
+``gains``           g_k = S_k − S_{k−1}, S_k the mean of window k of s_1 … s_T, S_{−1} = s_0
+``shares``          w_i = g_⌊i/W⌋ / (W Σ g), summing to 1
+==================  ==========================================================================
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from diffusion_gym.errors import InvalidInputError, unknown_name
+from diffusion_gym.infos import Infos
+from diffusion_gym.state import DenoisingState
+from diffusion_gym.wrappers.adapter import (
+    BaseEnv,
+    CreditReward,
+    final_latents,
+    num_rows,
+    shapings,
+)
+from diffusion_gym.wrappers.b2 import B2DiffuRLReward
+from diffusion_gym.wrappers.hindsight import restrict_credit
+
+SIMILARITIES = ("predicted_clean", "latent")
+
+#: Sum of gains, or share of the credit inside a mask, below which shares would be blown up.
+GUARD = 0.05
+
+
+class CoCAReward(CreditReward):
+    """Credit by similarity to the final latent (CoCA, arXiv 2505.19196; Lil-Shake/CoCA).
+
+    A finished episode's info gets ``credit`` ``[T]``, ``credit_negative`` (share of negative
+    entries in the sum of absolute ones) and ``credit_guarded`` (whether the guard was needed).
+    Entries may be negative where a step leads away from the final picture.
+
+    Around `B2DiffuRLReward` the shares are taken over all T steps, restricted to the steps that
+    are trained, and brought back to the sum 1; where less than ``guard`` of them lies there, they
+    are uniform over those steps instead.
+
+    Memory: x_T is known only at the end, so the predictions of all steps are kept until then,
+    ``[B, T, C, h, w]`` float32, about as much as a rollout's latents.
+
+    An episode must be seen from its first step: one that `set_state` replaced in the middle has
+    no credit, which is an error when it ends.
+
+    Args:
+        env: A single or vector environment.
+        windows: Number of windows, T/W; it must divide T. The paper's W = 5 at T = 50 is 10
+            windows; at T = 10, 10 windows are single steps. One window is uniform credit.
+        alpha: Part of the return that every step gets in full: step i is trained on
+            A (α + (1−α) Σ_{j≥i} w_j). It is the credit α at the last step beside (1−α) w.
+        similarity: ``"predicted_clean"`` compares x̂0_i, which the policy must tell the
+            environment before every step (``env.unwrapped.report``); ``"latent"`` compares x_i
+            and needs no report.
+        guard: Where Σ g is smaller, a negative sum included, the credit is uniform.
+
+    Raises:
+        InvalidInputError: For values that cannot work, or if a wrapper below gives credit already.
+    """
+
+    def __init__(
+        self,
+        env: Any,
+        *,
+        windows: int = 10,
+        alpha: float = 0.0,
+        similarity: str = "predicted_clean",
+        guard: float = GUARD,
+    ) -> None:
+        super().__init__(env, windows=windows, alpha=alpha, similarity=similarity, guard=guard)
+        if similarity not in SIMILARITIES:
+            raise unknown_name("similarity", similarity, SIMILARITIES)
+        if not 0 <= alpha <= 1:
+            raise InvalidInputError(f"expected alpha from 0 to 1, got {alpha}")
+        if not guard > 0:
+            raise InvalidInputError(f"expected a guard > 0, got {guard}")
+        base: BaseEnv = self.unwrapped
+        self.window = window_size(base.schedule.num_steps, windows)
+        self.windows = windows
+        self.alpha = alpha
+        self.similarity = similarity
+        self.guard = guard
+        self._memory = EpisodeMemory(
+            num_rows(base), base.schedule.num_steps, base.model.latent_shape, base.model.device
+        )
+
+    def _before_step(self) -> None:
+        base: BaseEnv = self.unwrapped
+        state = base.get_state()
+        if (state.step_index == base.schedule.num_steps).any():
+            return  # the environment refuses the step, with its own words
+        if self.similarity == "latent":
+            self._memory.record(state, state.latents)
+        else:
+            self._memory.record(state, self._reported(base, state))
+
+    def _after_step(self) -> None:
+        self._memory.follow(self.unwrapped.get_state())
+
+    def _reported(self, base: BaseEnv, state: DenoisingState) -> Tensor:
+        """The policy's x̂0 of the step to come, of the row whose action each row executes."""
+        try:
+            reported = base.reported
+        except InvalidInputError as error:
+            raise InvalidInputError(
+                f"{error}; CoCAReward(similarity='latent') needs no report"
+            ) from error
+        for shaping in shapings(self):
+            if isinstance(shaping, B2DiffuRLReward):
+                reported = reported[shaping.acting_rows(state)]
+        return reported
+
+    def _credit(self, rows: Tensor, step_mask: Tensor, infos: Infos) -> dict[str, Tensor]:
+        final = final_latents(self.unwrapped, infos, rows)
+        similarities = self._memory.similarities(rows, final)
+        shares = credit_shares(similarities, self.window, self.guard)
+        inside = (shares * step_mask).sum(1)
+        guarded = (total_gain(similarities, self.window) < self.guard) | (
+            step_mask.any(1) & (inside < self.guard)
+        )
+        credit = with_alpha(restrict_credit(shares, step_mask, self.guard), self.alpha)
+        return {
+            "credit": credit.float(),
+            "credit_negative": negative_share(credit).float(),
+            "credit_guarded": guarded,
+        }
+
+
+class EpisodeMemory:
+    """What was seen of every row's running episode, step by step.
+
+    Args:
+        rows: B.
+        num_steps: T.
+        latent_shape: ``(C, h, w)``.
+        device: Where latents live.
+    """
+
+    def __init__(
+        self, rows: int, num_steps: int, latent_shape: tuple[int, ...], device: torch.device
+    ) -> None:
+        self._values = torch.zeros(rows, num_steps, *latent_shape, device=device)
+        self._rows = torch.arange(rows, device=device)
+        # Whether all steps so far were seen; kept on the device, so that no step waits for it.
+        self._complete = torch.zeros(rows, dtype=torch.bool, device=device)
+        self._latents = torch.zeros(rows, *latent_shape, device=device)
+        self._next = torch.zeros(rows, dtype=torch.int64, device=device)
+
+    def record(self, state: DenoisingState, values: Tensor) -> None:
+        """Keeps ``values`` ``[B, C, h, w]`` of the step that ``state`` is about to make."""
+        index = torch.from_numpy(state.step_index).to(self._rows.device)
+        same = (state.latents == self._latents).flatten(1).all(1) & (index == self._next)
+        self._complete = (index == 0) | (self._complete & same)
+        self._values[self._rows, index] = values
+
+    def follow(self, state: DenoisingState) -> None:
+        """Notes where the episodes stand, to recognise them in the next step."""
+        self._latents = state.latents
+        self._next = torch.from_numpy(state.step_index).to(self._rows.device)
+
+    def similarities(self, rows: Tensor, final: Tensor) -> Tensor:
+        """s_0 … s_T of episodes that ended, ``[N, T+1]`` float64 on the CPU.
+
+        Args:
+            rows: Their rows, ``[N]``.
+            final: x_T, ``[N, C, h, w]``.
+
+        Raises:
+            InvalidInputError: If not all of an episode's steps were seen.
+        """
+        unseen = rows[~self._complete[rows]].tolist()
+        if unseen:
+            raise InvalidInputError(
+                "expected CoCAReward to see episodes from their first step, got episodes that "
+                f"set_state replaced in the middle in rows {unseen}"
+            )
+        steps = range(self._values.shape[1])
+        return final_similarities((self._values[rows, step] for step in steps), final)
+
+
+def final_similarities(predictions: Iterable[Tensor], final: Tensor) -> Tensor:
+    """s_i = cos(x̂0_i, x_T), not centred, and s_T = 1: ``[N, T+1]`` float64 on the CPU.
+
+    Args:
+        predictions: x̂0_0 … x̂0_{T−1}, ``[N, C, h, w]`` each; one step at a time, since a product
+            of all of them would take their memory once more.
+        final: x_T, ``[N, C, h, w]``.
+    """
+    end = final.flatten(1)
+    columns = [cosine_similarity(clean.flatten(1), end, dim=1) for clean in predictions]
+    return torch.stack([*columns, torch.ones_like(columns[0])], dim=1).cpu().double()
+
+
+def window_size(num_steps: int, windows: int) -> int:
+    """W = T / windows.
+
+    Raises:
+        InvalidInputError: If the windows do not divide T; the message lists the numbers that do.
+    """
+    divisors = [n for n in range(1, num_steps + 1) if num_steps % n == 0]
+    if windows not in divisors:
+        raise InvalidInputError(
+            f"expected a number of windows that divides T = {num_steps}: "
+            f"{', '.join(map(str, divisors))}; got {windows!r}"
+        )
+    return num_steps // windows
+
+
+def credit_shares(similarities: Tensor, window: int, guard: float = GUARD) -> Tensor:
+    """Each step's share of the return (CoCA, arXiv 2505.19196), summing to 1 in every row.
+
+    w_i = g_⌊i/W⌋ / (W Σ g); uniform 1/T in rows where Σ g < guard, since the shares would be
+    blown up there, and reversed by a negative sum.
+
+    Args:
+        similarities: s_0 … s_T, ``[B, T+1]``.
+        window: W; it must divide T.
+        guard: Smallest sum of gains that shares are made of.
+
+    Returns:
+        Shares, ``[B, T]``; some may be negative.
+
+    Raises:
+        InvalidInputError: If the window does not divide T.
+    """
+    gains = window_gains(similarities, window)
+    total = gains.sum(1, keepdim=True)
+    num_steps = similarities.shape[1] - 1
+    shares = (gains / (window * total)).repeat_interleave(window, dim=1)
+    return torch.where(total < guard, 1 / num_steps, shares)
+
+
+def total_gain(similarities: Tensor, window: int) -> Tensor:
+    """Σ g = S_last − s_0, ``[B]``."""
+    return window_gains(similarities, window).sum(1)
+
+
+def window_gains(similarities: Tensor, window: int) -> Tensor:
+    """g_k, ``[B, T/W]``: how much a window's mean similarity exceeds that of the one before.
+
+    Args:
+        similarities: s_0 … s_T, ``[B, T+1]``.
+        window: W; it must divide T.
+
+    Raises:
+        InvalidInputError: If it does not.
+    """
+    num_steps = similarities.shape[1] - 1
+    if window < 1 or num_steps % window:
+        raise InvalidInputError(f"expected a window that divides T = {num_steps}, got {window}")
+    windows = similarities[:, 1:].reshape(-1, num_steps // window, window)
+    return windows.mean(2).diff(dim=1, prepend=similarities[:, :1])
+
+
+def with_alpha(credit: Tensor, alpha: float) -> Tensor:
+    """Moves the part α of the credit, ``[B, T]``, to the last step.
+
+    Its sum from step i on, P_i, becomes α + (1−α) P_i: CoCA's mixture of the whole advantage and
+    the step's share.
+    """
+    mixed = (1 - alpha) * credit
+    mixed[:, -1] += alpha
+    return mixed
+
+
+def negative_share(credit: Tensor) -> Tensor:
+    """Σ |negative entries| / Σ |entries| of the credit ``[B, T]``, ``[B]``."""
+    return credit.clamp(max=0).abs().sum(1) / credit.abs().sum(1)

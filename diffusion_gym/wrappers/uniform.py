@@ -1,0 +1,32 @@
+"""The control for every learned or measured credit: the same for each step."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffusion_gym.infos import Infos
+from diffusion_gym.wrappers.adapter import CreditReward
+from diffusion_gym.wrappers.hindsight import restrict_credit
+
+
+class UniformCreditReward(CreditReward):
+    """Credit 1/T for every step, so that step i is trained on the share (T − i)/T of the return.
+
+    A control for CoCA (arXiv 2505.19196): it shares CoCA's falling reward-to-go but knows nothing
+    of the images. Around `B2DiffuRLReward` the credit is uniform over the steps that are trained.
+
+    Args:
+        env: A single or vector environment.
+
+    Raises:
+        InvalidInputError: If a wrapper below gives credit already.
+    """
+
+    def __init__(self, env: Any) -> None:
+        super().__init__(env)
+
+    def _credit(self, rows: Tensor, step_mask: Tensor, infos: Infos) -> dict[str, Tensor]:
+        del rows, infos
+        equal = torch.full(step_mask.shape, 1 / step_mask.shape[1], dtype=torch.float64)
+        return {"credit": restrict_credit(equal, step_mask).float()}
