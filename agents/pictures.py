@@ -1,5 +1,6 @@
 """The pictures that a run ends with."""
 
+import textwrap
 from pathlib import Path
 
 import matplotlib
@@ -11,6 +12,8 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 Images = npt.NDArray[np.uint8]
+CAPTION_WIDTH = 22
+"""Characters of a prompt per line below its pictures."""
 
 
 def before_after(
@@ -32,32 +35,34 @@ def before_after(
         columns: Pairs side by side.
         rows: Rows of pairs.
     """
+    columns = min(columns, len(prompts))
     shown = min(len(prompts), columns * rows)
     lines = -(-shown // columns)
-    figure, axes = plt.subplots(
-        2 * lines, columns, figsize=(columns * 1.05, lines * 2.45), squeeze=False
-    )
-    for axis in axes.flat:
-        axis.set_axis_off()
-    for k in range(shown):
-        line, column = divmod(k, columns)
-        for offset, images in enumerate((before, after)):
-            axis = axes[2 * line + offset, column]
-            axis.imshow(images[k, 0], interpolation="nearest")
-        axes[2 * line + 1, column].set_title(prompts[k], fontsize=6, y=-0.22, wrap=True)
-    for line in range(lines):
-        for offset, label in enumerate(("before", "after")):
-            axes[2 * line + offset, 0].text(
-                -0.12,
-                0.5,
-                label,
-                rotation=90,
-                fontsize=7,
-                va="center",
-                ha="center",
-                transform=axes[2 * line + offset, 0].transAxes,
-            )
-    figure.subplots_adjust(left=0.03, right=0.995, top=0.99, bottom=0.05, wspace=0.05, hspace=0.12)
+    captions = [textwrap.fill(prompt, CAPTION_WIDTH) for prompt in prompts[:shown]]
+    below = 0.08 + 0.1 * max(caption.count("\n") + 1 for caption in captions)  # inches
+    height = 2.1 + below
+    figure = plt.figure(figsize=(0.3 + columns * 1.02, lines * height))
+    for line, part in enumerate(np.atleast_1d(figure.subfigures(lines, 1))):
+        axes = part.subplots(2, columns, squeeze=False)
+        part.subplots_adjust(
+            left=0.25 / (0.3 + columns),
+            right=0.995,
+            top=0.99,
+            bottom=below / height,
+            wspace=0.05,
+            hspace=0.05,
+        )
+        for axis in axes.flat:
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_color("0.8")
+        for column, k in enumerate(range(line * columns, min(shown, (line + 1) * columns))):
+            for axis, images in zip(axes[:, column], (before, after), strict=True):
+                axis.imshow(images[k, 0], interpolation="nearest")
+            axes[1, column].set_xlabel(captions[k], fontsize=6, labelpad=2)
+        for axis in axes.flat:
+            axis.set_visible(axis.has_data())
+        for axis, label in zip(axes[:, 0], ("before", "after"), strict=True):
+            axis.set_ylabel(label, fontsize=7, labelpad=2)
     _save(figure, path)
 
 

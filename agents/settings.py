@@ -3,6 +3,8 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from diffusion_gym.errors import InvalidInputError
+
 
 def _option(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
@@ -45,11 +47,21 @@ class TrainSettings:
     output: str | None = _option(None, "run folder; by default runs/REWARD-seedN[-K]")
 
     def __post_init__(self) -> None:
-        """Fills in what depends on the reward."""
+        """Fills in what depends on the reward, and checks the numbers.
+
+        Raises:
+            InvalidInputError: A count is below 1, or a rate is not positive.
+        """
         reward = self.reward or ("house_style" if self.model == "emoji-64" else None)
         for name, value in RECOMMENDED.get(reward or "", DEFAULTS).items():
             if getattr(self, name) is None and (name != "prompts" or self.model == "emoji-64"):
                 object.__setattr__(self, name, value)
+        for name in COUNTS:
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise InvalidInputError(f"expected {name} to be at least 1, got {value}")
+        for name in POSITIVE:
+            if not getattr(self, name) > 0:
+                raise InvalidInputError(f"expected {name} above 0, got {getattr(self, name)}")
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -83,6 +95,21 @@ class TrainSettings:
         }
 
 
+COUNTS = (
+    "images",
+    "num_envs",
+    "samples_per_prompt",
+    "batches_per_round",
+    "updates_per_round",
+    "epochs",
+    "batch_size",
+    "lora_rank",
+    "eval_samples",
+    "eval_prompts",
+    "checkpoint_every",
+    "keep_checkpoints",
+)
+POSITIVE = ("learning_rate", "clip_range", "max_grad_norm")
 DEFAULTS: dict[str, Any] = {"learning_rate": 2e-4}
 RECOMMENDED: dict[str, dict[str, Any]] = {
     "house_style": {"learning_rate": 2e-4, "prompts": "emoji-objects"},

@@ -1,6 +1,7 @@
 """Fine-tunes a text-to-image model with PPO: ``python -m agents.train``."""
 
 import argparse
+import shutil
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -13,14 +14,17 @@ from stable_baselines3.common.logger import KVWriter, Logger, TensorBoardOutputF
 from agents import cli
 from agents.callbacks import Checkpoints, StopOnInterrupt
 from agents.checkpoint import latest_checkpoint
+from agents.evaluation import Evaluation
 from agents.export import export
 from agents.live import LiveView
+from agents.policy import UNetPolicy
 from agents.ppo import DiffusionPPO
 from agents.report import write_report
 from agents.run_folder import MetricsFile, RunFolder, write_json
 from agents.settings import TrainSettings
 from agents.workbench import (
     HELD_OUT,
+    base_policy,
     evaluate_run,
     evaluation_prompts,
     load_evaluation,
@@ -75,6 +79,7 @@ class Training:
         else:
             self.agent = make_agent(settings, self.env)
         self.resumed = bool(checkpoints)
+        self.is_new = run is None
         self.run_folder = run or RunFolder.create(settings)
         write_json(self.run_folder.record_file, _record(base))
 
@@ -86,8 +91,8 @@ class Training:
             highlight=False,
             soft_wrap=True,
         )
-        if not self.resumed or not self.run_folder.before_file.is_file():
-            save_evaluation(self._evaluate(), self.run_folder)
+        if not self.run_folder.before_file.is_file():
+            self._evaluate_before()
         if not self._train():
             self.console.print(
                 "[bold]Stopped and saved.[/] Continue with:\n"
@@ -100,12 +105,22 @@ class Training:
         write_report(
             self.run_folder,
             load_evaluation(self.run_folder),
-            self._evaluate(),
+            self._evaluate(self.agent.policy),
             self.reward,
             self.where,
             self.console,
         )
         return 0
+
+    def _evaluate_before(self) -> None:
+        """Evaluates the base model; where that fails, a new run leaves nothing behind."""
+        policy = base_policy(self.agent.policy) if self.resumed else self.agent.policy
+        try:
+            save_evaluation(self._evaluate(policy), self.run_folder)
+        except BaseException:
+            if self.is_new:
+                shutil.rmtree(self.run_folder.path)
+            raise
 
     def _train(self) -> bool:
         """Trains to the end; False where Ctrl-C came first."""
@@ -134,9 +149,9 @@ class Training:
             )
         return self.agent.num_timesteps >= self.settings.images
 
-    def _evaluate(self) -> Any:
+    def _evaluate(self, policy: UNetPolicy) -> Evaluation:
         with self.console.status(f"drawing images of the {self.where} prompts"):
-            return evaluate_run(self.settings, self.agent.policy, self.eval_env)
+            return evaluate_run(self.settings, policy, self.eval_env)
 
 
 def _record(base: Any) -> dict[str, Any]:

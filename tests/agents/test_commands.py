@@ -37,6 +37,13 @@ def test_a_run_leaves_what_it_promises(run: Path) -> None:
     assert summary["images"] == 8
     assert summary["prompts"] == 3
     assert summary["difference_low"] <= summary["difference"] <= summary["difference_high"]
+    assert set(summary["not_trained_on"]) == {
+        "clip_score",
+        "scene_alignment",
+        "jpeg_compressibility",
+    }
+    drift = summary["metrics"]["kl_to_base"]
+    assert drift["before"] < 1e-9 < drift["after"]
     record = json.loads((run / "record.json").read_text())
     assert len(record["model"]["weights_sha256"]) == 64
     settings = json.loads((run / "settings.json").read_text())
@@ -70,15 +77,26 @@ def test_evaluate_repeats_the_runs_own_figures(
     measured = json.loads(figures.read_text())
     assert measured["before"] == pytest.approx(summary["held_out_before"], abs=1e-5)
     assert measured["after"] == pytest.approx(summary["held_out_after"], abs=1e-5)
+    for group in ("not_trained_on", "metrics"):
+        assert list(measured[group]) == list(summary[group])
+        for name, known in summary[group].items():
+            assert measured[group][name]["after"] == pytest.approx(known["after"], rel=1e-4)
+            assert measured[group][name]["difference"] == pytest.approx(
+                known["difference"], rel=1e-2, abs=1e-5
+            )
     assert (tmp_path / "grid.png").exists()
-    assert "house_style" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    for name in ("house_style", "not trained on", "diversity/clip", "kl_to_base"):
+        assert name in output
 
 
 def test_evaluate_with_another_reward(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert (
-        evaluate.main([str(run), "--count", "2", "--samples", "1", "--reward", "clip_score"]) == 0
-    )
-    assert "clip_score" in capsys.readouterr().out
+    arguments = [str(run), "--count", "2", "--samples", "1", "--reward", "clip_score"]
+    assert evaluate.main([*arguments, "--also", "jpeg_incompressibility"]) == 0
+    output = capsys.readouterr().out
+    assert output.index("clip_score") < output.index("jpeg_incompressibility")
+    assert "scene_alignment" not in output
+    assert "diversity" not in output.replace("diversity and drift", "")  # of one image per prompt
 
 
 def test_prompts_without_a_held_out_part_are_evaluated_on_themselves(
@@ -89,6 +107,21 @@ def test_prompts_without_a_held_out_part_are_evaluated_on_themselves(
     output = tmp_path / "run"
     assert train.main([*QUICK, "--prompts", str(file), "--output", str(output)]) == 0
     assert "2 training prompts" in capsys.readouterr().out
+
+
+def test_prompts_beyond_the_grammar_say_which_rewards_are_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_text("a unicycle in the rain\n")
+    arguments = ["--prompts", str(file), "--reward", "jpeg_compressibility"]
+    output = tmp_path / "run"
+    assert train.main([*QUICK, *arguments, "--output", str(output)]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "scene_alignment left out: it cannot read these prompts" in printed
+    assert list(json.loads((output / "summary.json").read_text())["not_trained_on"]) == [
+        "clip_score"
+    ]
 
 
 def test_every_setting_is_explained_by_help(capsys: pytest.CaptureFixture[str]) -> None:
@@ -108,6 +141,10 @@ BAD: list[tuple[list[str], str]] = [
     (["--samples-per-prompt", "7"], "divide num_envs"),
     (["--advantage", "best"], "unknown advantage 'best'; known: group, prompt"),
     (["--eta", "0"], "eta"),
+    (["--images", "0"], "expected images to be at least 1, got 0"),
+    (["--learning-rate", "-1"], "expected learning_rate above 0"),
+    (["--prompts", "prompts.txt"], "prompts.txt does not exist"),
+    (["--model", "somewhere/else"], "somewhere/else.*neither an embedded model"),
     (["--output", "/proc/nothing/here"], "run folder that can be written to"),
 ]
 
@@ -120,6 +157,14 @@ def test_mistakes_leave_nothing_behind(
     with pytest.raises(DiffusionGymError, match=message):
         train.main([*QUICK, *arguments])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_prompt_that_the_reward_cannot_read_leaves_nothing_behind(tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a gloomy castle\nthe sea at night\n")
+    with pytest.raises(DiffusionGymError, match="gloomy castle"):
+        train.main([*QUICK, "--prompts", str(prompts), "--output", str(tmp_path / "run")])
+    assert list(tmp_path.iterdir()) == [prompts]
 
 
 def test_a_folder_in_use_is_left_alone(run: Path) -> None:
