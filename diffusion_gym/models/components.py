@@ -1,8 +1,6 @@
 """The networks of a diffusers folder, loaded one by one and shared where they are frozen."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,15 +12,18 @@ import transformers
 from torch import nn
 
 from diffusion_gym.errors import ModelLoadError
+from diffusion_gym.models.consistency import check_consistency
+from diffusion_gym.models.quiet import quiet_libraries
+from diffusion_gym.scheduler_config import SUPPORTED_SCHEDULERS
 
-SUPPORTED = {
+SUPPORTED: dict[str, tuple[str, ...]] = {
     "unet": ("UNet2DConditionModel",),
     "vae": ("AutoencoderKL", "AutoencoderTiny"),
     "text_encoder": ("CLIPTextModel",),
     "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
-    "scheduler": None,
+    "scheduler": SUPPORTED_SCHEDULERS,
 }
-"""Classes that each part of a checkpoint may have; None: whatever diffusers offers."""
+"""Classes that each part of a checkpoint may have."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +77,7 @@ def load_frozen(folder: Path, device: torch.device, dtype: torch.dtype) -> Froze
             device=device,
             dtype=dtype,
         )
+        check_consistency(folder, components, load_component(folder, "unet", config_only=True))
         _shared[key] = components
     return components
 
@@ -95,33 +97,53 @@ def load_component(
         ModelLoadError: The part is missing, damaged, or of an unsupported class.
     """
     component_class = _component_class(folder, part)
-    options: dict[str, Any] = {}
-    if dtype is not None:
-        is_transformer = issubclass(component_class, transformers.PreTrainedModel)
-        options = {"dtype" if is_transformer else "torch_dtype": dtype, "output_loading_info": True}
+    if not (folder / part).is_dir():  # the libraries would take its name for a hub id
+        raise ModelLoadError(
+            f"expected the {part} of the model in {folder / part}, found no such folder"
+        )
     try:
-        if config_only:
-            return dict(component_class.load_config(folder, subfolder=part))
-        with without_progress_bars():
-            component = component_class.from_pretrained(folder / part, **options)
+        with quiet_libraries():
+            if config_only:
+                return dict(component_class.load_config(folder / part))
+            if dtype is None:
+                return component_class.from_pretrained(folder / part)
+            network, loading = component_class.from_pretrained(
+                folder / part,
+                output_loading_info=True,
+                use_safetensors=True,  # a pickled checkpoint could run code, and has no hash
+                **_network_options(component_class, dtype),
+            )
     except Exception as error:  # the libraries raise every kind of exception for a bad file
         raise ModelLoadError(
             f"cannot load the {part} of the model in {folder}: expected a complete "
             f"{component_class.__name__} in {folder / part}, got {type(error).__name__}: {error}"
         ) from error
-    if dtype is None:
-        return component
-    network, loading = component
     return _complete(network, loading, folder / part)
+
+
+def _network_options(component_class: Any, dtype: torch.dtype) -> dict[str, Any]:
+    """What the two libraries call by different names.
+
+    Of weights of a wrong shape diffusers' exception names the first; transformers only logs them,
+    unless told to go on, and then lists them for `_complete`.
+    """
+    if issubclass(component_class, transformers.PreTrainedModel):
+        return {"dtype": dtype, "ignore_mismatched_sizes": True}
+    return {"torch_dtype": dtype}
 
 
 def _complete(network: nn.Module, loading: dict[str, Any], folder: Path) -> nn.Module:
     """Refuses a network with missing weights: the libraries fill those with random numbers."""
-    missing = sorted(loading["missing_keys"]) + sorted(map(str, loading["mismatched_keys"]))
-    if missing:
+    missing = sorted(loading["missing_keys"])
+    misshapen = [
+        f"{key} (expected {list(expected)}, got {list(got)})"
+        for key, got, expected in sorted(loading["mismatched_keys"])
+    ]
+    if missing or misshapen:
         raise ModelLoadError(
-            f"the weights in {folder} do not fit a {type(network).__name__}: expected all of its "
-            f"weights, {len(missing)} are missing or of another shape, such as {missing[0]}"
+            f"the weights in {folder} do not fit {type(network).__name__}: expected all of its "
+            f"weights, got {len(missing)} missing and {len(misshapen)} of another shape, such as "
+            f"{(missing + misshapen)[0]}"
         )
     return network
 
@@ -130,18 +152,18 @@ def _component_class(folder: Path, part: str) -> Any:
     index_file = folder / "model_index.json"
     try:
         index = json.loads(index_file.read_text())
-        library, name = index[part]
+        _, name = index[part]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelLoadError(
             f"{folder} is no diffusers folder of a text-to-image model: expected "
             f"{index_file.name} naming a {part}, got {type(error).__name__}: {error}"
         ) from error
     supported = SUPPORTED[part]
-    if supported is not None and name not in supported:
+    if name not in supported:
         raise ModelLoadError(
             f"the {part} of the model in {folder} is a {name}; supported: {', '.join(supported)}"
         )
-    return getattr(transformers if library == "transformers" else diffusers, name)
+    return getattr(transformers if part in ("text_encoder", "tokenizer") else diffusers, name)
 
 
 def freeze(network: nn.Module, device: torch.device) -> nn.Module:
@@ -152,15 +174,3 @@ def freeze(network: nn.Module, device: torch.device) -> nn.Module:
     """
     network.requires_grad_(False).eval()
     return network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
-
-
-@contextmanager
-def without_progress_bars() -> Iterator[None]:
-    """Keeps transformers from drawing a bar for every small file, and restores its setting."""
-    enabled = transformers.utils.logging.is_progress_bar_enabled()
-    transformers.utils.logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if enabled:
-            transformers.utils.logging.enable_progress_bar()

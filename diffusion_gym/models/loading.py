@@ -1,5 +1,6 @@
 """From a model's name to a loaded model."""
 
+import os
 from pathlib import Path
 
 import diffusers
@@ -15,6 +16,7 @@ from diffusion_gym.models.embedded import (
     model_names,
 )
 from diffusion_gym.models.model import DiffusionModel
+from diffusion_gym.models.quiet import quiet_libraries
 
 DTYPES = {
     "float32": torch.float32,
@@ -24,7 +26,7 @@ DTYPES = {
 
 
 def load_model(
-    name: str = EMOJI64, *, device: str = "cpu", dtype: str = "float32"
+    name: str | os.PathLike[str] = EMOJI64, *, device: str = "cpu", dtype: str = "float32"
 ) -> DiffusionModel:
     """Loads a text-to-image model.
 
@@ -43,6 +45,7 @@ def load_model(
     """
     if dtype not in DTYPES:
         raise unknown_name("dtype", dtype, DTYPES)
+    name = os.fspath(name)
     folder = resolve_folder(name)
     frozen = load_frozen(folder, resolve_device(device), DTYPES[dtype])
     return DiffusionModel(name, folder, frozen, EMBEDDED_DEFAULTS.get(name, OTHER_DEFAULTS))
@@ -60,7 +63,7 @@ def resolve_device(device: str) -> torch.device:
         resolved = torch.device(device)
         torch.empty(0, device=resolved)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].split(". ")[0]
         raise InvalidInputError(
             f"device {device!r} cannot be used here ({reason}); expected 'auto', 'cpu', or a "
             f"device that this machine has ({torch.cuda.device_count()} CUDA devices found)"
@@ -78,7 +81,8 @@ def resolve_folder(name: str) -> Path:
     if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
         raise unknown_name("model", name, [*model_names(), "a diffusers folder", "a hub id"])
     try:
-        return Path(diffusers.DiffusionPipeline.download(name))
+        with quiet_libraries():
+            return Path(diffusers.DiffusionPipeline.download(name, use_safetensors=True))
     except Exception as error:  # hub, network and format errors are of many unrelated classes
         reason = str(error).strip().splitlines()[0]
         raise ModelLoadError(

@@ -13,6 +13,9 @@ from diffusion_gym.errors import InvalidInputError
 from diffusion_gym.models.components import FrozenComponents, freeze, load_component
 from diffusion_gym.models.embedded import ModelDefaults
 
+WEIGHTS_OF = ("text_encoder", "unet", "vae")
+"""The parts that a checkpoint's hash covers."""
+
 DECODE_BATCH = 32
 """Images decoded at once; larger batches are slower on a CPU and cost memory on a GPU."""
 
@@ -117,9 +120,14 @@ class DiffusionModel:
 
     @cached_property
     def weights_hash(self) -> str:
-        """SHA-256 over every weight file of the checkpoint, in the order of their paths."""
+        """SHA-256 over the weight files that are used, in the order of their paths.
+
+        Other parts, such as a safety checker, and variants (``….fp16.safetensors``) are left out:
+        whether a copy of the checkpoint has them depends on how it was downloaded.
+        """
         digest = hashlib.sha256()
-        for file in sorted(self.folder.rglob("*.safetensors")):
+        files = [file for part in WEIGHTS_OF for file in (self.folder / part).glob("*.safetensors")]
+        for file in sorted(file for file in files if "." not in file.stem):
             digest.update(file.relative_to(self.folder).as_posix().encode())
             with file.open("rb") as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
@@ -165,8 +173,9 @@ class DiffusionModel:
 
     def new_denoiser(self) -> nn.Module:
         """Loads a denoiser of the caller's own: float32, frozen, in eval mode, on the device."""
+        device = self.device
         denoiser: nn.Module = load_component(self.folder, "unet", torch.float32)
-        return freeze(denoiser, self.device)
+        return freeze(denoiser, device)
 
     def share(self) -> "DiffusionModel":
         """Another handle on the same networks: closing one leaves the other usable."""

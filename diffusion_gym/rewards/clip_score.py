@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from diffusion_gym.errors import ModelLoadError
 from diffusion_gym.rewards.base import RewardResult
@@ -85,6 +86,13 @@ class Clip(NamedTuple):
         resized = resize(images, self.model.config.vision_config.image_size)
         return (resized - self.mean) / self.std
 
+    @torch.no_grad()
+    def embed_images(self, images: Tensor) -> Tensor:
+        """Embeds images [B, 3, H, W] in [0, 1] as directions [B, D], on the model's device."""
+        pixels = self.pixels(images.to(self.mean))
+        pooled = self.model.vision_model(pixel_values=pixels).pooler_output
+        return F.normalize(self.model.visual_projection(pooled), dim=1)
+
 
 @functools.cache
 def load_clip(folder: Path, device: str) -> Clip:
@@ -100,13 +108,13 @@ def load_clip(folder: Path, device: str) -> Clip:
     # Imported here so that the other rewards do not wait for transformers.
     from transformers import AutoTokenizer, CLIPModel
 
-    from diffusion_gym.models.components import without_progress_bars
+    from diffusion_gym.models.quiet import quiet_libraries
 
     if not (folder / "config.json").is_file():
         raise ModelLoadError(f"clip_score needs {folder / 'config.json'}, which does not exist")
     mean, std = _pixel_statistics(folder)
     try:
-        with without_progress_bars():
+        with quiet_libraries():
             model, loading = CLIPModel.from_pretrained(
                 folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
             )

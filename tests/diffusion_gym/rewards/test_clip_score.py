@@ -14,7 +14,7 @@ from transformers import CLIPModel, CLIPProcessor
 from diffusion_gym.errors import ModelLoadError
 from diffusion_gym.models import emoji64_folder
 from diffusion_gym.rewards import make_reward
-from diffusion_gym.rewards.clip_score import ClipScore
+from diffusion_gym.rewards.clip_score import ClipScore, load_clip
 from diffusion_gym.rewards.images import to_uint8
 
 FOLDER = emoji64_folder() / "clip"
@@ -66,6 +66,16 @@ def test_a_row_does_not_depend_on_its_batch(scorer, pictures) -> None:
         alone = scorer(images[row : row + 1], [prompts[row]]).values
         torch.testing.assert_close(together[row : row + 1], alone, atol=1e-5, rtol=0)
     assert together[0] > together[2]
+
+
+def test_embeddings_are_those_behind_the_score(scorer, pictures) -> None:
+    clip = load_clip(FOLDER.resolve(), "cpu")
+    large = F.interpolate(pictures, size=(150, 150), mode="bilinear")
+    embeddings = clip.embed_images(large)
+    torch.testing.assert_close(embeddings.norm(dim=1), torch.ones(2))
+    text = clip.model(**clip.tokens(["a cat"], "cpu"), pixel_values=clip.pixels(large)).text_embeds
+    scores = scorer(large, ["a cat", "a cat"]).values
+    torch.testing.assert_close((embeddings * text).sum(dim=1), scores)
 
 
 def test_long_prompts_are_cut(scorer, pictures) -> None:

@@ -1,0 +1,196 @@
+"""The README, followed from top to bottom as a newcomer would.
+
+All blocks run in one folder, in the README's order, so that a command can use the run folder of an
+earlier one. The Python blocks of one section share a namespace: a later one goes on where the
+earlier one ended. Commands are run for real, with the options of `QUICK` added; what a newcomer
+types besides is compared with what CI does, or stands in `NOT_RUN`.
+"""
+
+import importlib
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import pytest
+import torch
+
+from diffusion_gym.rewards import registry
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+#: Options that make a command quick; they come last, so that they overrule the README's.
+QUICK = {
+    "agents.train": (
+        "--images 8 --num-envs 4 --samples-per-prompt 2 --num-inference-steps 3 "
+        "--eval-prompts 2 --eval-samples 1"
+    ),
+    "agents.train --resume": "",
+    "agents.sample": "--samples 2",
+    "agents.evaluate": "--count 2 --samples 1",
+    "benchmarks.bare_loop": "--images 64",
+    "benchmarks.versus_bare_loop": "--seeds 1 --images 64 --output results",
+    "benchmarks.emoji64": "--toy --device cpu",
+    "benchmarks.emoji64.evaluate": "--prompts 4",
+}
+
+#: Constants that stand in the way of a quick command and have no option.
+SMALLER: dict[str, dict[str, Any]] = {
+    "benchmarks.emoji64.evaluate": {
+        "DIVERSITY_COPIES": 2,
+        "DIVERSITY_STEPS": 2,
+        "SPEED_BATCH": 4,
+        "SPEED_REPEATS": 1,
+        "PICTURES_PER_KIND": 1,
+    },
+}
+
+#: Commands that only set the stage.
+NOT_RUN = (
+    r"git clone \S+",
+    r"cd [\w-]+",
+    r"python3? -m venv \S+",
+    r"source \S+/bin/activate",
+)
+
+LANGUAGES = {"bash", "python", "text"}
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of code."""
+
+    section: str
+    language: str
+    code: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"line {self.line}: {self.section}"
+
+
+def parse(text: str) -> list[Block]:
+    """All fenced blocks of a markdown text, with the headings they stand under."""
+    blocks, section, opened, code = [], "", None, []
+    for number, line in enumerate(text.splitlines(), 1):
+        if opened is not None and line.strip() == "```":
+            blocks.append(Block(section, opened[0], "\n".join(code), opened[1]))
+            opened = None
+        elif opened is not None:
+            code.append(line)
+        elif line.startswith("```"):
+            opened, code = (line[3:].strip(), number), []
+        elif re.match(r"#+ ", line):
+            section = line.lstrip("# ")
+    assert opened is None, f"the block of line {opened} is never closed"
+    return blocks
+
+
+def commands(code: str) -> list[str]:
+    """The single commands of a shell block."""
+    lines = code.replace("\\\n", " ").splitlines()
+    lines = [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    return [command.strip() for line in lines for command in line.split("&&")]
+
+
+BLOCKS = parse(README)
+RUNNABLE = [block for block in BLOCKS if block.language in ("python", "bash")]
+
+
+@pytest.fixture(scope="module")
+def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Works in an empty folder; what the blocks set process-wide doesn't reach other tests."""
+    precision, backend = torch.get_float32_matmul_precision(), matplotlib.get_backend()
+    with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng():
+        patch.chdir(tmp_path_factory.mktemp("newcomer"))
+        patch.setattr(registry, "_factories", dict(registry._factories))
+        yield
+    torch.set_float32_matmul_precision(precision)
+    matplotlib.use(backend)
+
+
+@pytest.fixture(scope="module")
+def namespaces() -> dict[str, dict[str, Any]]:
+    """The Python namespaces of the sections."""
+    return {}
+
+
+def run_module(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``python -m module options``, in this process: importing torch anew would take long."""
+    _, _, name, *options = shlex.split(command)
+    assert name in QUICK, f"{command!r}: give {name} its quick options in QUICK"
+    module = importlib.import_module(name)
+    if hasattr(module, "__path__"):
+        module = importlib.import_module(f"{name}.__main__")
+    for constant, value in SMALLER.get(name, {}).items():
+        monkeypatch.setattr(module, constant, value)
+    kind = f"{name} --resume" if "--resume" in options else name
+    monkeypatch.setattr(sys, "argv", [name, *options, *QUICK[kind].split()])
+    try:
+        status = module.main()
+    except SystemExit as end:  # --help, or a mistake in the options
+        status = end.code
+    assert not status, f"{command!r} ended with status {status}"
+
+
+def what_ci_does() -> set[str]:
+    """The commands of .ci/run, without the options that keep it quiet."""
+    return {line.strip().replace(" --quiet", "") for line in (ROOT / ".ci" / "run").open() if line}
+
+
+def run_command(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs a command, or makes sure that it need not be run here."""
+    if re.match(r"python -m (agents|benchmarks)\b", command):
+        run_module(command, monkeypatch)
+    elif not any(re.fullmatch(pattern, command) for pattern in NOT_RUN):
+        assert command in what_ci_does(), f"{command!r} is neither a module, nor in .ci/run"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("newcomer")
+@pytest.mark.parametrize("block", RUNNABLE, ids=str)
+def test_every_block_runs(
+    block: Block, namespaces: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if block.language == "bash":
+        for command in commands(block.code):
+            run_command(command, monkeypatch)
+    else:
+        # The line numbers of a traceback are then those of the README.
+        code = compile("\n" * block.line + block.code, "README.md", "exec")
+        exec(code, namespaces.setdefault(block.section, {"__name__": "__main__"}))
+
+
+def test_languages_are_known() -> None:
+    assert {block.language for block in BLOCKS} <= LANGUAGES, "mark plain text as ```text"
+
+
+def test_the_two_commands_are_there() -> None:
+    typed = [
+        command for block in BLOCKS if block.language == "bash" for command in commands(block.code)
+    ]
+    assert {'pip install -e ".[dev]"', "python -m agents.train", "pytest"} <= set(typed)
+    assert 'pip install -e ".[dev]"' in what_ci_does()
+
+
+def test_links_lead_somewhere() -> None:
+    text = re.sub(r"^```.*?^```", "", README, flags=re.DOTALL | re.MULTILINE)
+    targets = re.findall(r"\]\(([^)\s]+)", text) + re.findall(r"(?:src|href)=\"([^\"]+)", text)
+    assert targets
+    headings = re.findall(r"^#+ (.*)$", text, flags=re.MULTILINE)
+    anchors = {re.sub(r"[^\w\- ]", "", name.lower()).replace(" ", "-") for name in headings}
+    for target in targets:
+        if target.startswith(("https://", "http://")):
+            continue
+        path, _, anchor = target.partition("#")
+        assert (ROOT / path).exists(), f"{target} does not exist"
+        assert path or anchor in anchors, f"{target}: no such heading"
+
+
+def test_nothing_is_left_to_fill_in() -> None:
+    assert not re.findall(r"\w*PLACEHOLDER\w*|\bTODO\b|\bTBD\b|\bXXX\b", README)
