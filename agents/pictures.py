@@ -95,6 +95,23 @@ def reward_curve(
     _save(figure, path)
 
 
+def credit_per_step(shares: list[float], path: Path) -> None:
+    """Draws the mean share of every denoising step in the return.
+
+    Args:
+        shares: ``[T]``, from the noisiest step on.
+        path: Where the PNG goes.
+    """
+    figure, axis = plt.subplots(figsize=(6, 3))
+    axis.bar(range(len(shares)), shares, color="tab:blue")
+    axis.axhline(1 / len(shares), color="0.5", linestyle="--", label="uniform")
+    axis.set_xlabel("denoising step, the noisiest first")
+    axis.set_ylabel("share of the return")
+    axis.legend()
+    figure.tight_layout()
+    _save(figure, path)
+
+
 def image_sheet(images: Images, columns: int, path: Path, *, scale: int = 2) -> None:
     """Saves images ``[N, H, W, 3]`` side by side, enlarged without smoothing."""
     rows = -(-len(images) // columns)

@@ -259,6 +259,8 @@ class DiffusionPPO(PPO):
         self.logger.record("rollout/reward_mean", returns.mean().item())
         self.logger.record("rollout/reward_std", returns.std(correction=0).item())
         self.logger.record("rollout/failed_rewards", int((~data.valid).sum()))
+        for step, share in enumerate(data.credit.mean(0).tolist()):
+            self.logger.record(f"credit/step_{step:02d}", share)
         self.logger.record("time/rollout_seconds", seconds)
 
     def train(self) -> None:

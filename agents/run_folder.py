@@ -22,7 +22,7 @@ class RunFolder:
         metrics.csv      one row per round
         before.npz       evaluation of the base model
         summary.json     the final figures
-        before_after.png, reward_curve.png
+        before_after.png, reward_curve.png, credit_per_step.png
         checkpoints/     round-000005/ …
         exported/        the trained weights in diffusers' format
         tensorboard/
@@ -40,6 +40,7 @@ class RunFolder:
         self.summary_file = path / "summary.json"
         self.pictures_file = path / "before_after.png"
         self.curve_file = path / "reward_curve.png"
+        self.credit_file = path / "credit_per_step.png"
         self.checkpoints = path / "checkpoints"
         self.exported = path / "exported"
         self.tensorboard = path / "tensorboard"
@@ -148,6 +149,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def _free_name(settings: TrainSettings) -> Path:
-    stem = f"{settings.reward or 'run'}-seed{settings.seed}"
+    shaping = "" if settings.shaping == "sparse" else f"-{settings.shaping}"
+    stem = f"{settings.reward}{shaping}-seed{settings.seed}"
     names = (stem if k == 1 else f"{stem}-{k}" for k in range(1, 10**6))
     return next(p for p in (Path("runs") / name for name in names) if not p.exists())

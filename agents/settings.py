@@ -3,7 +3,11 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from agents.recommended import recommended
 from diffusion_gym.errors import InvalidInputError
+from diffusion_gym.models.embedded import EMBEDDED_DEFAULTS, OTHER_DEFAULTS
+
+BY_METHOD = "by default as fits reward and shaping"
 
 
 def _option(default: Any, text: str) -> Any:
@@ -24,15 +28,23 @@ class TrainSettings:
     device: str = _option("auto", "torch device")
     dtype: str = _option("float32", "precision of the frozen networks")
     images: int = _option(1216, "images to draw in training, in whole rounds")
-    num_envs: int = _option(64, "images drawn at once")
-    samples_per_prompt: int = _option(8, "images of the same prompt in a batch")
+    shaping: str = _option("sparse", "reward shaping: sparse, uniform, coca, b2 or b2+coca")
+    num_envs: int | None = _option(None, f"images drawn at once; {BY_METHOD}")
+    samples_per_prompt: int | None = _option(
+        None, f"images of the same prompt in a batch; {BY_METHOD}"
+    )
     batches_per_round: int = _option(1, "batches drawn before each round of updates")
     updates_per_round: int = _option(4, "optimiser steps per epoch of a round")
-    epochs: int = _option(1, "passes over each round")
+    epochs: int | None = _option(None, f"passes over each round; {BY_METHOD}")
     batch_size: int = _option(160, "(image, step) pairs per forward and backward pass")
-    learning_rate: float | None = _option(None, "AdamW's rate; by default as fits the reward")
-    clip_range: float = _option(2e-3, "PPO's clip range, on the ratio of mean log-probabilities")
+    learning_rate: float | None = _option(None, f"AdamW's rate; {BY_METHOD}")
+    clip_range: float | None = _option(
+        None, f"PPO's clip range, on the ratio of mean log-probabilities; {BY_METHOD}"
+    )
     advantage: str = _option("group", "baseline: 'group' (of the round) or 'prompt' (running)")
+    standardise_steps: str | None = _option(
+        None, "CoCA's second standardisation: 'center' or 'scale'; or 'unit_variance'"
+    )
     kl_coef: float = _option(0.0, "weight of the KL divergence to the base model")
     max_grad_norm: float = _option(1.0, "bound on the gradient's norm")
     guidance: float = _option(1.0, "classifier-free guidance scale, in rollout and update")
@@ -52,9 +64,10 @@ class TrainSettings:
         Raises:
             InvalidInputError: A count is below 1, or a rate is not positive.
         """
-        reward = self.reward or ("house_style" if self.model == "emoji-64" else None)
-        for name, value in RECOMMENDED.get(reward or "", DEFAULTS).items():
-            if getattr(self, name) is None and (name != "prompts" or self.model == "emoji-64"):
+        own = asdict(EMBEDDED_DEFAULTS.get(self.model, OTHER_DEFAULTS))
+        reward = self.reward or own["reward"]
+        for name, value in (own | recommended(self.model, reward, self.shaping)).items():
+            if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
         for name in COUNTS:
             if (value := getattr(self, name)) is not None and value < 1:
@@ -63,16 +76,19 @@ class TrainSettings:
             if not getattr(self, name) > 0:
                 raise InvalidInputError(f"expected {name} above 0, got {getattr(self, name)}")
 
+    @property
+    def rounds(self) -> int:
+        """Rounds of the whole run."""
+        return -(-self.images // (self.num_envs * self.batches_per_round))
+
     def as_dict(self) -> dict[str, Any]:
         """As JSON has it."""
         return asdict(self)
 
     def env_kwargs(self) -> dict[str, Any]:
-        """The keyword arguments of the environment; what is None is left to it."""
-        names = ("prompts", "reward", "num_inference_steps")
-        chosen = {name: getattr(self, name) for name in names}
-        common = {name: getattr(self, name) for name in ("model", "eta", "device", "dtype")}
-        return common | {name: value for name, value in chosen.items() if value is not None}
+        """The keyword arguments of the environment."""
+        names = ("model", "prompts", "reward", "num_inference_steps", "eta", "device", "dtype")
+        return {name: getattr(self, name) for name in names}
 
     def agent_kwargs(self) -> dict[str, Any]:
         """The keyword arguments of `DiffusionPPO`."""
@@ -84,6 +100,7 @@ class TrainSettings:
             "batch_size",
             "clip_range",
             "advantage",
+            "standardise_steps",
             "kl_coef",
             "max_grad_norm",
             "seed",
@@ -110,12 +127,3 @@ COUNTS = (
     "keep_checkpoints",
 )
 POSITIVE = ("learning_rate", "clip_range", "max_grad_norm")
-DEFAULTS: dict[str, Any] = {"learning_rate": 2e-4}
-RECOMMENDED: dict[str, dict[str, Any]] = {
-    "house_style": {"learning_rate": 2e-4, "prompts": "emoji-objects"},
-    "jpeg_compressibility": {"learning_rate": 4e-4, "prompts": "emoji-objects"},
-    "jpeg_incompressibility": {"learning_rate": 4e-4, "prompts": "emoji-objects"},
-    "clip_score": {"learning_rate": 2e-4, "prompts": "emoji-captions"},
-    "scene_alignment": {"learning_rate": 2e-4, "prompts": "emoji-captions"},
-}
-"""What was found to learn on the embedded model; README, "What was tried", has the figures."""

@@ -22,6 +22,7 @@ from agents.ppo import DiffusionPPO
 from agents.report import write_report
 from agents.run_folder import MetricsFile, RunFolder, write_json
 from agents.settings import TrainSettings
+from agents.shaping import shape_rewards
 from agents.workbench import (
     HELD_OUT,
     base_policy,
@@ -66,7 +67,7 @@ class Training:
     ) -> None:
         self.settings = settings
         self.console = console
-        self.env = make_env(settings)
+        self.env = shape_rewards(make_env(settings), settings.shaping, settings.rounds)
         base: Any = self.env.unwrapped
         prompts = evaluation_prompts(settings, self.env)
         self.where = "held-out" if str(prompts).endswith(HELD_OUT) else "training"

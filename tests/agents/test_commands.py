@@ -10,7 +10,10 @@ import pytest
 from PIL import Image
 
 from agents import cli, evaluate, sample, train
-from agents.settings import RECOMMENDED, TrainSettings
+from agents.recommended import DEFAULTS
+from agents.run_folder import RunFolder
+from agents.settings import TrainSettings
+from agents.shaping import SHAPINGS
 from diffusion_gym.errors import DiffusionGymError
 
 QUICK = (
@@ -48,7 +51,7 @@ def test_a_run_leaves_what_it_promises(run: Path) -> None:
     assert len(record["model"]["weights_sha256"]) == 64
     settings = json.loads((run / "settings.json").read_text())
     assert settings["lora_rank"] == 2
-    assert settings["learning_rate"] == RECOMMENDED["house_style"]["learning_rate"]
+    assert settings["learning_rate"] == DEFAULTS["learning_rate"]
     with Image.open(run / "before_after.png") as picture:
         assert picture.width > 500
     assert list((run / "tensorboard").iterdir())
@@ -124,6 +127,21 @@ def test_prompts_beyond_the_grammar_say_which_rewards_are_left_out(
     ]
 
 
+@pytest.mark.parametrize("shaping", sorted(SHAPINGS))
+def test_every_shaping_trains_and_records_its_credit(shaping: str, tmp_path: Path) -> None:
+    few = "--images 10 --num-envs 10 --num-inference-steps 3 --eval-prompts 2 --eval-samples 1"
+    group = "--samples-per-prompt 5 --lora-rank 2"
+    arguments = [*few.split(), *group.split(), "--shaping", shaping]
+    assert train.main([*arguments, "--output", str(tmp_path / "run")]) == 0
+    (row,) = RunFolder(tmp_path / "run").metrics()
+    credit = [value for name, value in row.items() if name.startswith("credit/")]
+    assert len(credit) == 3
+    assert sum(credit) == pytest.approx(1, abs=1e-5)
+    assert (credit == [0, 0, 1]) == (shaping in ("sparse", "b2"))
+    assert (tmp_path / "run" / "credit_per_step.png").exists()
+    assert TrainSettings(shaping="b2").clip_range == 0.1
+
+
 def test_every_setting_is_explained_by_help(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         train.main(["--help"])
@@ -141,6 +159,8 @@ BAD: list[tuple[list[str], str]] = [
     (["--samples-per-prompt", "7"], "divide num_envs"),
     (["--advantage", "best"], "unknown advantage 'best'; known: group, prompt"),
     (["--eta", "0"], "eta"),
+    (["--shaping", "dense"], "unknown shaping 'dense'; known: b2, b2\\+coca, coca, sparse"),
+    (["--shaping", "b2"], "num_envs"),
     (["--images", "0"], "expected images to be at least 1, got 0"),
     (["--learning-rate", "-1"], "expected learning_rate above 0"),
     (["--prompts", "prompts.txt"], "prompts.txt does not exist"),
