@@ -1,12 +1,14 @@
-"""Callbacks for a training run: checkpoints, and an orderly end on Ctrl-C."""
+"""Callbacks for a training run: checkpoints, evaluations, and an orderly end on Ctrl-C."""
 
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 
 from agents.checkpoint import prune_checkpoints, save_checkpoint
+from agents.evaluation import Evaluation
 from agents.ppo import DiffusionPPO
 
 
@@ -48,6 +50,30 @@ class Checkpoints(BaseCallback):
 
     def _on_training_end(self) -> None:
         self.save()
+
+
+class Evaluations(BaseCallback):
+    """Logs an evaluation every so many rounds, of the policy that draws the round's images.
+
+    Args:
+        measure: Evaluates the policy.
+        every: Rounds between evaluations; 0: none.
+    """
+
+    model: DiffusionPPO
+
+    def __init__(self, measure: Callable[[], Evaluation], every: int) -> None:
+        super().__init__()
+        self.measure = measure
+        self.every = every
+
+    def _on_rollout_start(self) -> None:
+        if self.every and self.model.rounds % self.every == 0:
+            for name, value in self.measure().scalars().items():
+                self.logger.record(f"eval/{name}", value)
+
+    def _on_step(self) -> bool:
+        return True
 
 
 class StopOnInterrupt(BaseCallback):

@@ -6,19 +6,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
 from agents import cli
-from agents.evaluation import evaluate, paired_difference
+from agents.evaluation import evaluate, mean, paired_difference
 from agents.pictures import before_after
-from agents.report import comparison_table
+from agents.report import comparison, print_comparison
 from agents.run_folder import RunFolder, write_json
-from agents.workbench import EVALUATION_SEED, base_policy, evaluation_prompts, load_policy, make_env
+from agents.workbench import (
+    EVALUATION_SEED,
+    base_policy,
+    evaluation_prompts,
+    load_policy,
+    make_env,
+    make_monitor,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints rewards on held-out prompts before and after training, with 95% intervals."""
+    """Prints what held-out prompts' images score before and after training, with intervals."""
     options = _parser().parse_args(arguments)
     console = Console()
     run = RunFolder.open(options.run)
@@ -27,16 +33,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     env = make_env(settings, **changes)
     changes["prompts"] = options.prompts or evaluation_prompts(settings, env)
     env = make_env(settings, **changes)
+    monitor = make_monitor(settings, env, options.also)
     policy = load_policy(run, device=settings.device)
-    results = [
-        evaluate(chosen, env, samples=options.samples, prompts=options.count, seed=EVALUATION_SEED)
+    before, after = (
+        evaluate(
+            chosen,
+            env,
+            samples=options.samples,
+            prompts=options.count,
+            seed=EVALUATION_SEED,
+            monitor=monitor,
+        )
         for chosen in (base_policy(policy), policy)
-    ]
+    )
     base: Any = env.unwrapped
     reward = str(base.reward_function.name)
-    before, after = results
     title = f"{len(before.prompts)} prompts ({changes['prompts']}) x {options.samples} images"
-    console.print(comparison_table(before, after, reward, title))
+    print_comparison(console, before, after, reward, title)
     if options.pictures:
         before_after(before.images, after.images, before.prompts, options.pictures)
         console.print(f"pictures: {options.pictures}", highlight=False, soft_wrap=True)
@@ -44,9 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         difference = paired_difference(before.rewards, after.rewards)
         figures = {
             "reward": reward,
-            "before": float(np.nanmean(before.rewards)),
-            "after": float(np.nanmean(after.rewards)),
+            "before": mean(before.rewards),
+            "after": mean(after.rewards),
             "difference": [difference.low, difference.mean, difference.high],
+            **comparison(before, after),
         }
         write_json(options.json, figures)
         console.print_json(json.dumps(figures))
@@ -57,6 +71,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m agents.evaluate", description=__doc__)
     parser.add_argument("run", type=Path, help="run folder of agents.train")
     parser.add_argument("--reward", help="another registered reward than the run's own")
+    parser.add_argument(
+        "--also",
+        action="append",
+        metavar="REWARD",
+        help="a reward that was not trained on, may be repeated (default: as fits the model)",
+    )
     parser.add_argument("--prompts", help="another prompt set or file than the run's held-out one")
     parser.add_argument("--count", type=int, default=64, help="most prompts (default: 64)")
     parser.add_argument("--samples", type=int, default=4, help="images per prompt (default: 4)")

@@ -1,6 +1,6 @@
 """Measuring a policy on prompts that it was not trained on."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -9,8 +9,14 @@ import torch
 from gymnasium.vector import VectorEnv
 from scipy import stats
 
+from agents.monitor import Array, Images, Monitor
 from agents.policy import UNetPolicy
+from agents.update import gaussian_kl
 from diffusion_gym.infos import finished_episodes
+from diffusion_gym.models import PromptEmbedding
+from diffusion_gym.schedule import DenoisingStep
+
+KL_TO_BASE = "kl_to_base"
 
 
 @dataclass
@@ -22,16 +28,37 @@ class Evaluation:
         rewards: ``[P, S]``; NaN where the reward could not be computed.
         terms: The reward's parts, each ``[P, S]``.
         images: ``[P, S, H, W, 3]`` uint8.
+        other_rewards: What the same images score for rewards that were not trained on, by name,
+            each ``[P, S]``.
+        metrics: Signs of over-optimisation by name, each ``[P]``: ``diversity/clip`` and
+            ``diversity/structure`` (`agents.diversity`; absent where S = 1), and ``kl_to_base``
+            (`evaluate`; absent where no step is stochastic).
+        left_out: Why a reward is not among the others, by name.
     """
 
     prompts: list[str]
-    rewards: npt.NDArray[np.float64]
-    terms: dict[str, npt.NDArray[np.float64]]
-    images: npt.NDArray[np.uint8]
+    rewards: Array
+    terms: dict[str, Array]
+    images: Images
+    other_rewards: dict[str, Array] = field(default_factory=dict)
+    metrics: dict[str, Array] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    def scalars(self) -> dict[str, float]:
+        """One mean of each: ``reward``, ``not_trained_on/…`` and the metrics; for logs."""
+        others = {f"not_trained_on/{name}": v for name, v in self.other_rewards.items()}
+        columns = {"reward": self.rewards} | others | self.metrics
+        return {name: mean(values) for name, values in columns.items()}
 
 
 def evaluate(
-    policy: UNetPolicy, env: VectorEnv[Any, Any, Any], *, samples: int, prompts: int, seed: int
+    policy: UNetPolicy,
+    env: VectorEnv[Any, Any, Any],
+    *,
+    samples: int,
+    prompts: int,
+    seed: int,
+    monitor: Monitor | None = None,
 ) -> Evaluation:
     """Draws images with a policy, from noise that depends on the seed alone.
 
@@ -39,48 +66,91 @@ def evaluate(
     noise at every step, so their images can be compared one by one. Neither the policy's
     generator nor its count of denoiser evaluations is changed.
 
+    With a monitor, ``kl_to_base`` is measured along the way: the mean of ‖μ - μ_base‖² / (2σ²) over
+    latent dimensions and over the stochastic steps of each prompt's first trajectory. The other
+    trajectories would add little to a mean over prompts, and a denoiser evaluation per step.
+
     Args:
         policy: The policy.
         env: A vector environment of torch tensors, over the prompts to evaluate on.
         samples: Images per prompt.
-        prompts: Most prompts to use; the first ones are taken.
+        prompts: Most prompts to use, spread evenly over the environment's, which may be sorted.
         seed: Seed of the noise.
+        monitor: What to measure besides the reward; None measures the reward only.
     """
     base: Any = env.unwrapped
     count = min(prompts, len(base.prompts))
-    ids = np.repeat(np.arange(count), samples)
+    chosen = np.linspace(0, len(base.prompts) - 1, count).round().astype(np.int64)
+    ids = np.repeat(chosen, samples)
+    compared = (np.arange(len(ids)) % samples == 0) & (monitor is not None)
     state, evaluations = policy.generator.get_state(), policy.denoiser_evaluations
     policy.generator.manual_seed(seed)
-    batches = [
-        _draw(policy, env, ids[start : start + env.num_envs], seed + start)
-        for start in range(0, len(ids), env.num_envs)
-    ]
+    batches = []
+    for start in range(0, len(ids), env.num_envs):
+        rows = slice(start, start + env.num_envs)
+        batches.append(_draw(policy, env, ids[rows], compared[rows], seed + start))
     policy.generator.set_state(state)
     policy.denoiser_evaluations = evaluations
     merged = {key: np.concatenate([b[key] for b in batches]) for key in batches[0]}
+    divergence = merged.pop(KL_TO_BASE)[compared]
     shaped = {key: v.reshape(count, samples, *v.shape[1:]) for key, v in merged.items()}
     images, rewards = shaped.pop("image"), shaped.pop("reward")
-    return Evaluation(list(base.prompts.texts[:count]), rewards, shaped, images)
+    result = Evaluation([base.prompts[i] for i in chosen], rewards, shaped, images)
+    if monitor is not None:
+        result.other_rewards, result.left_out = monitor.scores(images, result.prompts)
+        result.metrics = monitor.diversity(images)
+        if policy.schedule.stochastic.any():
+            result.metrics[KL_TO_BASE] = divergence
+    return result
 
 
+@torch.no_grad()
 def _draw(
-    policy: UNetPolicy, env: VectorEnv[Any, Any, Any], ids: npt.NDArray[Any], seed: int
+    policy: UNetPolicy,
+    env: VectorEnv[Any, Any, Any],
+    ids: npt.NDArray[Any],
+    compared: npt.NDArray[np.bool_],
+    seed: int,
 ) -> dict[str, npt.NDArray[Any]]:
-    """One batch; a last, smaller one is filled up with rows that are then left out."""
+    """One batch; a last, smaller one is filled up with rows that are then left out.
+
+    ``kl_to_base`` is NaN in the rows that are not to be compared with the base model.
+    """
     base: Any = env.unwrapped
     padded = np.resize(ids, env.num_envs)
+    rows = torch.from_numpy(np.flatnonzero(compared)).to(base.device)
     observation, infos = env.reset(seed=seed, options={"prompt_ids": padded})
     rewards = torch.zeros(env.num_envs)
+    divergences = []
     for _ in range(base.schedule.num_steps):
-        step = policy.act(observation)
+        # `UNetPolicy.act` without the log-probability, which is not needed, and with μ, which is.
+        latents = observation["latent"]
+        index = policy.schedule.index_of(observation["timestep"].flatten())
+        embedding = PromptEmbedding(
+            observation["prompt_embedding"], observation.get("pooled_prompt_embedding")
+        )
+        step = policy.transition(latents, index, embedding)
+        if step.stochastic and len(rows):
+            own = DenoisingStep(step.mean[rows], step.std[rows], step.predicted_clean[rows])
+            other = policy.base_transition(latents[rows], index[rows], embedding.select(rows))
+            divergences.append(gaussian_kl(own, other))
         base.report(step.predicted_clean)
-        observation, rewards, _, _, infos = env.step(step.actions)
+        actions = policy.schedule.sample(step, generator=policy.generator)
+        observation, rewards, _, _, infos = env.step(actions)
     episodes = finished_episodes(infos)
-    invalid = ~episodes.reward_valid
-    columns = {"reward": rewards.double().masked_fill(invalid, torch.nan)}
+    columns = {"reward": rewards.double().masked_fill(~episodes.reward_valid, torch.nan)}
     columns |= {name: term.double() for name, term in episodes.reward_terms.items()}
     columns["image"] = episodes.image
+    columns[KL_TO_BASE] = torch.full_like(columns["reward"], torch.nan)
+    if divergences:
+        columns[KL_TO_BASE][rows] = torch.stack(divergences).double().mean(0)
     return {name: value.cpu().numpy()[: len(ids)] for name, value in columns.items()}
+
+
+def mean(values: Array) -> float:
+    """The mean of what could be measured; NaN where nothing could."""
+    measured = values[~np.isnan(values)]
+    return float(measured.mean()) if measured.size else float("nan")
 
 
 @dataclass(frozen=True)
@@ -95,21 +165,22 @@ class PairedDifference:
         return f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
 
 
-def paired_difference(
-    before: npt.NDArray[np.float64], after: npt.NDArray[np.float64]
-) -> PairedDifference:
+def paired_difference(before: Array, after: Array) -> PairedDifference:
     """Student's t interval of ``after - before``, with the prompt as the unit.
 
     Images of one prompt are no independent measurements of what happens on new prompts, so they
-    are averaged first.
+    are averaged first. What could not be measured both times is left out.
 
     Args:
-        before: ``[P, S]``.
-        after: ``[P, S]``, drawn from the same noise.
+        before: ``[P, S]``, or ``[P]`` for what is measured per prompt.
+        after: Likewise, drawn from the same noise.
     """
-    per_prompt = np.nanmean(after - before, axis=1)
-    mean, spread = float(per_prompt.mean()), float(stats.sem(per_prompt))
-    if len(per_prompt) < 2 or spread == 0.0:
-        return PairedDifference(mean, mean, mean)
-    low, high = stats.t.interval(0.95, len(per_prompt) - 1, mean, spread)
-    return PairedDifference(mean, float(low), float(high))
+    differences = (after - before).reshape(len(before), -1)
+    measured = ~np.isnan(differences).all(axis=1)
+    per_prompt = np.nanmean(differences[measured], axis=1)
+    average = mean(per_prompt)
+    spread = float(stats.sem(per_prompt)) if len(per_prompt) > 1 else 0.0
+    if spread == 0.0:
+        return PairedDifference(average, average, average)
+    low, high = stats.t.interval(0.95, len(per_prompt) - 1, average, spread)
+    return PairedDifference(average, float(low), float(high))

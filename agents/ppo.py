@@ -1,5 +1,6 @@
 """PPO for denoising policies (DDPO, arXiv 2305.13301) as a Stable-Baselines3 algorithm."""
 
+import pickle
 import time
 from typing import Any, ClassVar
 
@@ -380,6 +381,23 @@ class DiffusionPPO(PPO):
     def _wrap_env(env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> SB3VecEnv:
         del verbose, monitor_wrapper
         return wrap_env(env)
+
+    @classmethod
+    def load(cls, path: Any, *arguments: Any, **options: Any) -> "DiffusionPPO":
+        """Loads an agent as Stable-Baselines3 does; without ``env`` it can only predict.
+
+        Raises:
+            InvalidInputError: The file is damaged, or no agent of this kind.
+        """
+        try:
+            return super().load(path, *arguments, **options)
+        except DiffusionGymError:
+            raise
+        except (ValueError, KeyError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise InvalidInputError(
+                f"cannot load an agent from {path}: expected a file that DiffusionPPO.save wrote, "
+                f"got {type(error).__name__}: {error}"
+            ) from error
 
     @classmethod
     def resume(cls, folder: Any, env: Any) -> "DiffusionPPO":

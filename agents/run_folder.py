@@ -11,6 +11,9 @@ from agents.checkpoint import latest_checkpoint
 from agents.settings import TrainSettings
 from diffusion_gym.errors import InvalidInputError
 
+CREDIT = "credit/"
+"""What the columns of a step's credit begin with."""
+
 
 class RunFolder:
     """Names of everything inside a run's folder.
@@ -85,8 +88,17 @@ class RunFolder:
 
     @property
     def settings(self) -> TrainSettings:
-        """The settings the run was started with."""
-        return TrainSettings(**json.loads(self.settings_file.read_text()))
+        """The settings the run was started with.
+
+        Raises:
+            InvalidInputError: The file is damaged, or of another version.
+        """
+        try:
+            return TrainSettings(**json.loads(self.settings_file.read_text()))
+        except (ValueError, TypeError) as error:
+            raise InvalidInputError(
+                f"expected the settings of a training run in {self.settings_file}, got: {error}"
+            ) from error
 
     @property
     def agent_file(self) -> Path:
@@ -102,6 +114,12 @@ class RunFolder:
                 {name: float(value) for name, value in row.items() if value}
                 for row in csv.DictReader(stream)
             ]
+
+    def mean_credit(self) -> list[float]:
+        """Each denoising step's share of the return, ``[T]``, a mean over the rounds."""
+        rows = self.metrics()
+        names = sorted(name for name in rows[0] if name.startswith(CREDIT))
+        return [sum(row[name] for row in rows) / len(rows) for name in names]
 
     def keep_metrics(self, rounds: int) -> None:
         """Drops the rounds after a checkpoint, which a resumed run will repeat."""

@@ -54,6 +54,7 @@ class TrainSettings:
     seed: int = _option(0, "seed of everything random")
     eval_samples: int = _option(4, "images per held-out prompt in the evaluations")
     eval_prompts: int = _option(64, "most held-out prompts to evaluate on")
+    eval_every: int = _option(0, "rounds between evaluations during training; 0: none")
     checkpoint_every: int = _option(5, "rounds between checkpoints")
     keep_checkpoints: int = _option(2, "checkpoints to keep")
     output: str | None = _option(None, "run folder; by default runs/REWARD-seedN[-K]")

@@ -12,7 +12,7 @@ from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.logger import KVWriter, Logger, TensorBoardOutputFormat
 
 from agents import cli
-from agents.callbacks import Checkpoints, StopOnInterrupt
+from agents.callbacks import Checkpoints, Evaluations, StopOnInterrupt
 from agents.checkpoint import latest_checkpoint
 from agents.evaluation import Evaluation
 from agents.export import export
@@ -135,6 +135,10 @@ class Training:
             saved_round=self.agent.rounds if self.resumed else None,
         )
         interrupt = StopOnInterrupt(checkpoints, self.console.print)
+        evaluations = Evaluations(
+            lambda: evaluate_run(self.settings, self.agent.policy, self.eval_env),
+            self.settings.eval_every,
+        )
         earlier = [row["rollout/reward_mean"] for row in self.run_folder.metrics()]
         with LiveView(self.console, self.settings.images, earlier) as live:
             outputs: list[KVWriter] = [
@@ -145,7 +149,7 @@ class Training:
             self.agent.set_logger(Logger(str(self.run_folder.path), outputs))
             self.agent.learn(
                 remaining,
-                callback=CallbackList([checkpoints, interrupt]),
+                callback=CallbackList([checkpoints, interrupt, evaluations]),
                 reset_num_timesteps=not self.resumed,
             )
         return self.agent.num_timesteps >= self.settings.images

@@ -1,5 +1,6 @@
 """Environments, agent and evaluations of a run, built from its settings."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -8,15 +9,27 @@ from gymnasium.vector import VectorEnv
 
 import diffusion_gym  # noqa: F401  (registers the environment)
 from agents.evaluation import Evaluation, evaluate
+from agents.monitor import Monitor
 from agents.policy import UNetPolicy
 from agents.ppo import DiffusionPPO
 from agents.run_folder import RunFolder
 from agents.settings import TrainSettings
 from diffusion_gym.errors import InvalidInputError
+from diffusion_gym.models.embedded import EMOJI64, emoji64_folder
 from diffusion_gym.prompts import load_prompts
+from diffusion_gym.rewards import make_reward
+from diffusion_gym.rewards.clip_score import load_clip
 
 EVALUATION_SEED = 20_000
 HELD_OUT, TRAIN = ":held_out", ":train"
+OTHER_REWARDS = {EMOJI64: ("clip_score", "scene_alignment", "house_style", "jpeg_compressibility")}
+"""Rewards to watch where they were not trained on, by model: they know its pictures."""
+
+FALLBACK_REWARDS = ("jpeg_compressibility",)
+"""The same for any other model."""
+
+GROUPS = ("terms", "other_rewards", "metrics", "left_out")
+"""What an `Evaluation` has by name; in its file, the names follow the group and a slash."""
 
 
 def make_env(settings: TrainSettings, **changes: Any) -> VectorEnv[Any, Any, Any]:
@@ -45,13 +58,38 @@ def evaluation_prompts(settings: TrainSettings, env: VectorEnv[Any, Any, Any]) -
 def evaluate_run(
     settings: TrainSettings, policy: UNetPolicy, env: VectorEnv[Any, Any, Any]
 ) -> Evaluation:
-    """Evaluates a policy on an environment as every evaluation of this run does it."""
+    """Evaluates and monitors a policy on an environment as every evaluation of this run does it."""
     return evaluate(
         policy,
         env,
         samples=settings.eval_samples,
         prompts=settings.eval_prompts,
         seed=EVALUATION_SEED,
+        monitor=make_monitor(settings, env),
+    )
+
+
+def make_monitor(
+    settings: TrainSettings, env: VectorEnv[Any, Any, Any], rewards: Sequence[str] | None = None
+) -> Monitor:
+    """What a run's evaluations measure besides the environment's reward.
+
+    Embeddings are those of the embedded CLIP, whatever the model.
+
+    Args:
+        settings: The run's; the reward that it trained on is left out.
+        env: The environment to evaluate on; its own reward is left out as well.
+        rewards: Names of rewards that were not trained on; None: as fits the model.
+    """
+    base: Any = env.unwrapped
+    known = (settings.reward or base.model.default_reward, base.reward_function.name)
+    if rewards is None:
+        rewards = OTHER_REWARDS.get(base.model.name, FALLBACK_REWARDS)
+    device = str(base.device)
+    clip = load_clip((emoji64_folder() / "clip").resolve(), device)  # shared with `clip_score`
+    return Monitor(
+        tuple(make_reward(name, device=device) for name in rewards if name not in known),
+        clip.embed_images,
     )
 
 
@@ -78,12 +116,17 @@ def base_policy(policy: UNetPolicy) -> UNetPolicy:
 def save_evaluation(evaluation: Evaluation, run: RunFolder) -> None:
     """Keeps the evaluation of the base model for the end of the run."""
     partial = run.before_file.with_name(".before.partial.npz")
+    groups = {
+        f"{group}/{name}": np.asarray(value)
+        for group in GROUPS
+        for name, value in getattr(evaluation, group).items()
+    }
     np.savez_compressed(
         partial,
         prompts=np.array(evaluation.prompts),
         rewards=evaluation.rewards,
         images=evaluation.images,
-        **{f"term/{name}": values for name, values in evaluation.terms.items()},
+        **groups,
     )
     partial.replace(run.before_file)
 
@@ -93,5 +136,16 @@ def load_evaluation(run: RunFolder) -> Evaluation:
     if not run.before_file.is_file():
         raise InvalidInputError(f"expected the evaluation before training in {run.before_file}")
     with np.load(run.before_file) as data:
-        terms = {k.removeprefix("term/"): data[k] for k in data.files if k.startswith("term/")}
-        return Evaluation(data["prompts"].tolist(), data["rewards"], terms, data["images"])
+        groups: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
+        for key in data.files:
+            group, slash, name = key.partition("/")
+            if slash:
+                groups[group][name] = data[key]
+        reasons = {name: str(text) for name, text in groups.pop("left_out").items()}
+        return Evaluation(
+            prompts=data["prompts"].tolist(),
+            rewards=data["rewards"],
+            images=data["images"],
+            left_out=reasons,
+            **groups,
+        )

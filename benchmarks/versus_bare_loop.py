@@ -65,46 +65,49 @@ def seconds_to(curve: Curve, target: float) -> float:
 
 
 def report(results: list[dict[str, Any]], target: float, console: Console) -> dict[str, float]:
-    """Prints a row per seed; returns the ratios of the totals."""
+    """Prints a row per seed; returns the ratios of the medians, agent / bare."""
     table = Table(title=f"agents.train beside the bare loop; target: training reward {target}")
     headings = ("seed", "to target: bare", "agent", "in all: bare", "agent")
-    for name in (*headings, "bare held-out", "agent held-out", "gain, 95% interval"):
-        table.add_column(name, justify="right")
-    times: dict[str, list[float]] = {"bare": [], "agent": [], "bare all": [], "agent all": []}
+    for name in (*headings, "held-out: bare", "agent", "its gain, 95% interval"):
+        table.add_column(name, justify="right", no_wrap=True)
+    rows = []
     for result in results:
         bare, agent = result["bare"], result["agent"]
-        row = [seconds_to(run["curve"], target) for run in (bare, agent)]
-        row += [run["curve"][-1][0] for run in (bare, agent)]
-        for values, value in zip(times.values(), row, strict=True):
-            values.append(value)
+        times = [seconds_to(run["curve"], target) for run in (bare, agent)]
+        times += [run["curve"][-1][0] for run in (bare, agent)]
+        rows.append(times)
         low, mean, high = agent["difference"]
         table.add_row(
             str(result["seed"]),
-            *(f"{value:.0f} s" for value in row),
-            f"{bare['before']:.2f}→{bare['after']:.2f}",
-            f"{agent['before']:.2f}→{agent['after']:.2f}",
+            *("never" if np.isinf(value) else f"{value:.0f} s" for value in times),
+            f"{bare['before']:.2f} > {bare['after']:.2f}",
+            f"{agent['before']:.2f} > {agent['after']:.2f}",
             f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]",
         )
+    bare_to, agent_to, bare_all, agent_all = np.median(np.array(rows), axis=0).tolist()
+    table.add_row("median", *(f"{v:.0f} s" for v in (bare_to, agent_to, bare_all, agent_all)))
     console.print(table)
-    ratios = {
-        "to_target": sum(times["agent"]) / sum(times["bare"]),
-        "per_image": sum(times["agent all"]) / sum(times["bare all"]),
-    }
+    ratios = {"to_target": agent_to / bare_to, "per_image": agent_all / bare_all}
     console.print(
-        f"time to the target, agent / bare, over all seeds: {ratios['to_target']:.3f}; "
-        f"time per image: {ratios['per_image']:.3f}"
+        f"agent / bare, medians over seeds: time to the target {ratios['to_target']:.2f}, "
+        f"time per image {ratios['per_image']:.2f}"
     )
     return ratios
 
 
 def main() -> None:
-    """Runs the comparison and keeps its curves in benchmarks/results/."""
+    """Runs the comparison and keeps its curves; or only reads kept ones again."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--images", type=int, default=1216)
     parser.add_argument("--target", type=float, default=0.7)
     parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--report-only", action="store_true", help="print what --output holds")
     options = parser.parse_args()
+    console = Console(width=110)
+    if options.report_only:
+        report(json.loads(options.output.read_text())["results"], options.target, console)
+        return
     results = []
     for seed in range(options.seeds):
         runs = {"bare": train_bare, "agent": train_agent}
@@ -112,7 +115,7 @@ def main() -> None:
         order = sorted(runs, reverse=seed % 2 == 0)
         done = {name: runs[name](seed, options.images) for name in order}
         results.append({"seed": seed, **done})
-        ratios = report(results, options.target, Console())
+        ratios = report(results, options.target, console)
     options.output.parent.mkdir(exist_ok=True)
     write_json(options.output, {"target": options.target, "ratios": ratios, "results": results})
 

@@ -56,6 +56,21 @@ def test_an_agent_refuses_an_environment_of_another_model(tmp_path: Path) -> Non
         DiffusionPPO.load(tmp_path / "agent.zip", env=make_env())
 
 
+def test_a_damaged_agent_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "agent.zip"
+    make_agent(policy_kwargs={"lora_rank": 2}).save(file)
+    file.write_bytes(file.read_bytes()[:-2000])
+    with pytest.raises(DiffusionGymError, match="cannot load an agent from"):
+        DiffusionPPO.load(file)
+
+
+def test_damaged_settings_are_refused(tmp_path: Path) -> None:
+    for text in ("{", '{"colour": "red"}'):
+        (tmp_path / "settings.json").write_text(text)
+        with pytest.raises(DiffusionGymError, match="expected the settings of a training run"):
+            train.main(["--resume", str(tmp_path)])
+
+
 def test_old_checkpoints_go_and_partial_ones_are_never_seen(tmp_path: Path) -> None:
     for name in ("round-000001", "round-000002", "round-000003", ".round-000004.partial"):
         (tmp_path / name).mkdir()

@@ -57,6 +57,18 @@ def test_a_run_leaves_what_it_promises(run: Path) -> None:
     assert list((run / "tensorboard").iterdir())
 
 
+def test_evaluations_during_training_change_nothing(tmp_path: Path) -> None:
+    runs = [RunFolder(tmp_path / name) for name in ("plain", "watched")]
+    for run, extra in zip(runs, ([], ["--eval-every", "2"]), strict=True):
+        assert train.main([*QUICK, *extra, "--output", str(run.path)]) == 0
+    plain, watched = (run.metrics() for run in runs)
+    assert "eval/reward" in watched[0]
+    assert "eval/not_trained_on/clip_score" in watched[0]
+    assert "eval/reward" not in watched[1]
+    for before, after in zip(plain, watched, strict=True):
+        assert after["rollout/reward_mean"] == before["rollout/reward_mean"]
+
+
 def test_sample_draws_from_the_run_and_from_its_base(run: Path, tmp_path: Path) -> None:
     pictures = []
     for extra in ([], ["--base"], []):
