@@ -67,8 +67,8 @@ def seconds_to(curve: Curve, target: float) -> float:
 def report(results: list[dict[str, Any]], target: float, console: Console) -> dict[str, float]:
     """Prints a row per seed; returns the ratios of the medians, agent / bare."""
     table = Table(title=f"agents.train beside the bare loop; target: training reward {target}")
-    headings = ("seed", "to target: bare", "agent", "in all: bare", "agent")
-    for name in (*headings, "held-out: bare", "agent", "its gain, 95% interval"):
+    headings = ("seed", "to target:\nbare", "\nagent", "in all:\nbare", "\nagent")
+    for name in (*headings, "held-out:\nbare", "\nagent", "its gain,\n95% interval"):
         table.add_column(name, justify="right", no_wrap=True)
     rows = []
     for result in results:
