@@ -26,6 +26,10 @@ from diffusion_gym.models import PromptEmbedding, load_model
 from diffusion_gym.schedule import DenoisingSchedule
 
 MAX_FAILED_SHARE = 0.1
+LOADING_ERRORS = (
+    *(ValueError, KeyError, RuntimeError, EOFError, pickle.UnpicklingError),
+    AssertionError,  # Stable-Baselines3's, where the file is no zip archive
+)
 
 
 class RewardFailureError(DiffusionGymError, RuntimeError):
@@ -393,7 +397,7 @@ class DiffusionPPO(PPO):
             return super().load(path, *arguments, **options)
         except DiffusionGymError:
             raise
-        except (ValueError, KeyError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        except LOADING_ERRORS as error:
             raise InvalidInputError(
                 f"cannot load an agent from {path}: expected a file that DiffusionPPO.save wrote, "
                 f"got {type(error).__name__}: {error}"

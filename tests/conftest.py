@@ -5,3 +5,5 @@ import os
 # Read when the libraries are imported, hence set here, before any test module imports them.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# The tests' batches are small: more threads gain little, and wait for each other on a busy machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
