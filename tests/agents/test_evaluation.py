@@ -19,6 +19,7 @@ from agents.run_folder import RunFolder
 from agents.settings import TrainSettings
 from agents.workbench import load_evaluation, make_monitor, save_evaluation
 from diffusion_gym.errors import InvalidInputError
+from diffusion_gym.prompts import load_prompts
 from diffusion_gym.rewards import make_reward
 from diffusion_gym.schedule import DenoisingSchedule
 
@@ -36,7 +37,7 @@ def disturb(agent: DiffusionPPO, size: float = 0.02) -> None:
 
 @pytest.fixture(scope="module")
 def env() -> Any:
-    return make_env(4)
+    return make_env(4, prompts=["a cat", "a dog", "a bird"])
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +78,13 @@ def test_the_same_seed_draws_the_same_images_and_disturbs_nothing(
     assert (plain.images[:, 0] != plain.images[:, 1]).any()
     assert torch.equal(agent.policy.generator.get_state(), state)
     assert agent.policy.denoiser_evaluations == 0
-    assert plain.prompts == list(env.unwrapped.prompts.texts[:3])
+    assert plain.prompts == list(env.unwrapped.prompts.texts)
+
+
+def test_prompts_are_spread_over_a_sorted_set() -> None:
+    result = evaluate(make_agent().policy, make_env(3), samples=1, prompts=3, seed=1)
+    texts = load_prompts("emoji-objects").texts
+    assert result.prompts == [texts[0], texts[50], texts[99]]
 
 
 def test_evaluation_draws_as_the_policy_acts(env: Any, after: Evaluation, trained: Any) -> None:
@@ -109,7 +116,7 @@ def test_kl_to_base_by_hand(
 
     denoiser = base.model.new_denoiser()
     agent.policy.generator.manual_seed(1)
-    observation, _ = env.reset(seed=1, options={"prompt_ids": np.array([0, 0, 1, 1])})
+    observation, _ = env.reset(seed=1, options={"prompt_ids": np.array([0, 0, 2, 2])})
     expected = torch.zeros(4)
     for index in noisy:
         latents, tokens = observation["latent"], observation["prompt_embedding"]
@@ -156,9 +163,9 @@ def test_other_rewards_are_what_the_environment_would_have_given(
         before.images, before.prompts
     )
     np.testing.assert_array_equal(scores["jpeg_compressibility"], before.rewards)
-    env = make_env(4, reward="clip_score")
-    clip = evaluate(make_agent().policy, env, samples=2, prompts=2, seed=1)
-    np.testing.assert_allclose(before.other_rewards["clip_score"][:2], clip.rewards, atol=5e-3)
+    env = make_env(4, reward="clip_score", prompts=before.prompts)
+    clip = evaluate(make_agent().policy, env, **COUNTS)
+    np.testing.assert_allclose(before.other_rewards["clip_score"], clip.rewards, atol=5e-3)
 
 
 def test_diversity_of_a_collapsed_model_is_zero(before: Evaluation, monitor: Monitor) -> None:

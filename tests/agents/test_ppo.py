@@ -11,7 +11,7 @@ from agents.arguments import MEANINGLESS
 from agents.ppo import DiffusionPPO, RewardFailureError
 from agents.update import gaussian_kl
 from diffusion_gym.errors import DiffusionGymError
-from diffusion_gym.rewards import register_reward, registry
+from diffusion_gym.rewards import register_reward
 
 
 class Figures(BaseCallback):
@@ -139,9 +139,7 @@ def breaks_often(device: str) -> Any:
 
 
 @pytest.fixture(autouse=True)
-def broken_rewards(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Registered for one test at a time."""
-    monkeypatch.setattr(registry, "_factories", dict(registry._factories))
+def broken_rewards() -> None:
     for factory in (breaks_often, breaks_once):
         register_reward(factory.__name__)(factory)
 

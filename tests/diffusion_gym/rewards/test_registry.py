@@ -1,7 +1,5 @@
 """Rewards by name, and a user's own."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 
@@ -11,22 +9,12 @@ from diffusion_gym.rewards import (
     RewardResult,
     make_reward,
     register_reward,
-    registry,
     reward_names,
     score,
 )
 
 IMAGES = torch.tensor([0.25, 0.75]).view(2, 1, 1, 1).expand(2, 3, 8, 8)
 PROMPTS = ["a cat", "a dog"]
-
-
-@pytest.fixture(autouse=True)
-def registered_rewards() -> Iterator[None]:
-    """Forgets what a test registers."""
-    before = dict(registry._factories)
-    yield
-    registry._factories.clear()
-    registry._factories.update(before)
 
 
 def test_the_built_in_rewards_are_listed_and_can_be_made() -> None:

@@ -207,7 +207,6 @@ def test_all_branches_and_the_branch_baseline():
     )
 
 
-@register_reward("breaks_on_bright_images")
 def breaks_on_bright_images(device):
     def score(images, prompts):
         brightness = images.mean((1, 2, 3))
@@ -218,6 +217,7 @@ def breaks_on_bright_images(device):
 
 @pytest.mark.parametrize("baseline", ["history", "branch"])
 def test_images_that_could_not_be_scored_take_no_part(baseline):
+    register_reward("breaks_on_bright_images")(breaks_on_bright_images)
     unsound = make_vec(6, reward="breaks_on_bright_images")
     env = b2(6, branches=3, env=unsound, all_branches=True, baseline=baseline)
     rewards, _, episodes = episode(env)
