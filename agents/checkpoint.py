@@ -54,13 +54,18 @@ def save_checkpoint(agent: "DiffusionPPO", folder: Path) -> Path:
     return folder
 
 
+def checkpoints_in(parent: Path) -> list[Path]:
+    """The complete checkpoints below a folder, the oldest first."""
+    return sorted(parent.glob("round-*"))
+
+
 def latest_checkpoint(parent: Path) -> Path:
     """The newest complete checkpoint below a folder.
 
     Raises:
         InvalidInputError: There is none.
     """
-    folders = sorted(parent.glob("round-*"))
+    folders = checkpoints_in(parent)
     if not folders:
         raise InvalidInputError(f"expected a checkpoint in {parent}, found none")
     return folders[-1]
@@ -68,7 +73,7 @@ def latest_checkpoint(parent: Path) -> Path:
 
 def prune_checkpoints(parent: Path, keep: int) -> None:
     """Deletes all but the newest ``keep`` checkpoints."""
-    for folder in sorted(parent.glob("round-*"))[:-keep]:
+    for folder in checkpoints_in(parent)[:-keep]:
         shutil.rmtree(folder)
 
 

@@ -126,9 +126,7 @@ def _draw(
         # `UNetPolicy.act` without the log-probability, which is not needed, and with μ, which is.
         latents = observation["latent"]
         index = policy.schedule.index_of(observation["timestep"].flatten())
-        embedding = PromptEmbedding(
-            observation["prompt_embedding"], observation.get("pooled_prompt_embedding")
-        )
+        embedding = PromptEmbedding.observed(observation)
         step = policy.transition(latents, index, embedding)
         if step.stochastic and len(rows):
             own = DenoisingStep(step.mean[rows], step.std[rows], step.predicted_clean[rows])

@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from diffusion_gym.rendering import image_grid
+
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
@@ -114,12 +116,7 @@ def credit_per_step(shares: list[float], path: Path) -> None:
 
 def image_sheet(images: Images, columns: int, path: Path, *, scale: int = 2) -> None:
     """Saves images ``[N, H, W, 3]`` side by side, enlarged without smoothing."""
-    rows = -(-len(images) // columns)
-    height, width = images.shape[1:3]
-    sheet = np.full((rows * height, columns * width, 3), 255, np.uint8)
-    for k, image in enumerate(images):
-        y, x = divmod(k, columns)
-        sheet[y * height : (y + 1) * height, x * width : (x + 1) * width] = image
+    sheet = image_grid(images, columns, gap=0)
     size = (sheet.shape[1] * scale, sheet.shape[0] * scale)
     Image.fromarray(sheet).resize(size, Image.Resampling.NEAREST).save(path)
 

@@ -154,9 +154,7 @@ class UNetPolicy(BasePolicy):
     def act(self, observation: dict[str, Tensor], deterministic: bool = False) -> PolicyStep:
         """Draws the next latents for a batch of observations, with the policy's own generator."""
         index = self.schedule.index_of(observation["timestep"].flatten())
-        embedding = PromptEmbedding(
-            observation["prompt_embedding"], observation.get("pooled_prompt_embedding")
-        )
+        embedding = PromptEmbedding.observed(observation)
         step = self.transition(observation["latent"], index, embedding)
         if deterministic:
             actions = step.mean

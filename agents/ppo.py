@@ -14,7 +14,7 @@ from stable_baselines3.common.utils import FloatSchedule
 
 from agents.arguments import check_env, checked_device, refuse_meaningless
 from agents.buffer import TrajectoryBuffer
-from agents.checkpoint import restore
+from agents.checkpoint import AGENT, restore
 from agents.policy import UNetPolicy
 from agents.rollout import collect_batch, draw_prompts
 from agents.sb3_vec_env import SB3VecEnv, wrap_env
@@ -411,6 +411,6 @@ class DiffusionPPO(PPO):
             folder: A folder written by `agents.checkpoint.save_checkpoint`.
             env: An environment made as the first one was, with the same wrappers.
         """
-        agent = cls.load(folder / "agent.zip", env=env, device="auto")
+        agent = cls.load(folder / AGENT, env=env, device="auto")
         restore(agent, folder)
         return agent

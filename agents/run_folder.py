@@ -7,7 +7,7 @@ from typing import Any
 
 from stable_baselines3.common.logger import KVWriter
 
-from agents.checkpoint import latest_checkpoint
+from agents.checkpoint import AGENT, latest_checkpoint
 from agents.settings import TrainSettings
 from diffusion_gym.errors import InvalidInputError
 
@@ -103,7 +103,7 @@ class RunFolder:
     @property
     def agent_file(self) -> Path:
         """The newest agent, for `DiffusionPPO.load`."""
-        return latest_checkpoint(self.checkpoints) / "agent.zip"
+        return latest_checkpoint(self.checkpoints) / AGENT
 
     def metrics(self) -> list[dict[str, float]]:
         """The rounds' figures so far."""

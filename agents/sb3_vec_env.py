@@ -10,6 +10,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from stable_baselines3.common.vec_env import VecEnv
 
 from diffusion_gym.errors import InvalidInputError
+from diffusion_gym.infos import to_numpy
 from diffusion_gym.vector_env import DiffusionT2IVectorEnv
 
 
@@ -61,7 +62,7 @@ class SB3VecEnv(VecEnv):
         self._reset_seeds()
         self._reset_options()
         self.reset_infos = _split(infos, self.num_envs)
-        return _to_numpy(observation)
+        return to_numpy(observation)
 
     def step_async(self, actions: Any) -> None:
         """Keeps the actions for `step_wait`."""
@@ -73,7 +74,7 @@ class SB3VecEnv(VecEnv):
         if self.base_env.array_type == "torch":
             actions = torch.as_tensor(actions, device=self.base_env.model.device)
         step = self.vector_env.step(actions)
-        observation, rewards, terminated, truncated, infos = map(_to_numpy, step)
+        observation, rewards, terminated, truncated, infos = map(to_numpy, step)
         dones = terminated | truncated
         rows = _split(infos.pop("final_info", {}), self.num_envs)
         final = infos.pop("final_obs", None)
@@ -143,14 +144,6 @@ def wrap_env(env: Any) -> SB3VecEnv:
             f"got {wrapped.base_env.array_type!r}"
         )
     return wrapped
-
-
-def _to_numpy(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return value.detach().cpu().numpy()
-    if isinstance(value, dict):
-        return {key: _to_numpy(item) for key, item in value.items()}
-    return value
 
 
 def _row(tree: Any, i: int) -> Any:

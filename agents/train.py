@@ -13,7 +13,7 @@ from stable_baselines3.common.logger import KVWriter, Logger, TensorBoardOutputF
 
 from agents import cli
 from agents.callbacks import Checkpoints, Evaluations, StopOnInterrupt
-from agents.checkpoint import latest_checkpoint
+from agents.checkpoint import checkpoints_in
 from agents.evaluation import Evaluation
 from agents.export import export
 from agents.live import LiveView
@@ -73,9 +73,9 @@ class Training:
         self.where = "held-out" if str(prompts).endswith(HELD_OUT) else "training"
         self.eval_env = make_env(settings, prompts=prompts)
         self.reward = str(base.reward_function.name)
-        checkpoints = sorted(run.checkpoints.glob("round-*")) if run else []
+        checkpoints = checkpoints_in(run.checkpoints) if run else []
         if run and checkpoints:
-            self.agent = DiffusionPPO.resume(latest_checkpoint(run.checkpoints), self.env)
+            self.agent = DiffusionPPO.resume(checkpoints[-1], self.env)
             run.keep_metrics(self.agent.rounds)
         else:
             self.agent = make_agent(settings, self.env)

@@ -39,7 +39,7 @@ class ReferencePolicy:
         latent = observation["latent"]
         single = latent.ndim == self._latent_dims
         batch = {key: self._batched(value, single) for key, value in observation.items()}
-        embedding = PromptEmbedding(batch["prompt_embedding"], batch.get("pooled_prompt_embedding"))
+        embedding = PromptEmbedding.observed(batch)
         timesteps = batch["timestep"][:, 0]
         output = predict_noise(
             self._denoiser,

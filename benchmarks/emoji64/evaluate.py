@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 from rich import box
@@ -39,6 +38,7 @@ from benchmarks.emoji64.networks import text_features
 from benchmarks.emoji64.sampler import Sampler
 from benchmarks.emoji64.sampling import sample_scenes
 from benchmarks.emoji64.scenes import SceneBatch
+from diffusion_gym import rendering
 from diffusion_gym.errors import DiffusionGymError, InvalidInputError
 from diffusion_gym.models import emoji64_folder, load_model
 from diffusion_gym.rewards.scene_verifier import SceneVerifier
@@ -178,10 +178,8 @@ def _milliseconds(function: Callable[[], object], device: torch.device) -> float
 
 
 def image_grid(images: Tensor, per_row: int) -> Image.Image:
-    """Pictures ``[B, 3, H, W]`` in [0, 1] side by side; B is a multiple of ``per_row``."""
-    rows = images.unflatten(0, (-1, per_row))
-    canvas = rows.permute(0, 3, 1, 4, 2).flatten(0, 1).flatten(1, 2)
-    return Image.fromarray((canvas.cpu().numpy() * 255).round().astype(np.uint8))
+    """Pictures ``[B, 3, H, W]`` in [0, 1] side by side."""
+    return Image.fromarray(rendering.image_grid(rendering.to_uint8(images), per_row, gap=0))
 
 
 def write_samples(sampler: Sampler, scenes: SceneBatch, out: Path) -> None:

@@ -1,7 +1,7 @@
 """A frozen text-to-image model as the environment sees it."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +30,11 @@ class PromptEmbedding(NamedTuple):
 
     tokens: Tensor
     pooled: Tensor | None = None
+
+    @classmethod
+    def observed(cls, observation: Mapping[str, Tensor]) -> "PromptEmbedding":
+        """The embeddings in a batch of the environment's observations."""
+        return cls(observation["prompt_embedding"], observation.get("pooled_prompt_embedding"))
 
     def select(self, rows: Tensor) -> "PromptEmbedding":
         """The embeddings of the given rows, in their order."""
