@@ -1,0 +1,100 @@
+"""Compares reward shapings at equal reward queries: ``python -m benchmarks.shaping``.
+
+Every method is tuned with the same budget, then trained with several seeds. What is finished is
+kept: the command may be stopped at any time and given again.
+"""
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from agents.run_folder import write_json
+from benchmarks.shaping import curves, report
+from benchmarks.shaping.protocol import BASELINE, METHODS, TASKS, Budget
+from benchmarks.shaping.results import measured
+from benchmarks.shaping.runs import Run, complete
+from benchmarks.shaping.search import Search, Trial, best
+
+RESULTS = Path(__file__).parents[1] / "results"
+
+
+def compare(
+    budget: Budget, tasks: Sequence[str], methods: Sequence[str], folder: Path, workers: int
+) -> dict[str, Any]:
+    """Searches and measures; returns all figures.
+
+    Args:
+        budget: What every method gets.
+        tasks: Names in `TASKS`.
+        methods: Names in `METHODS`; the baseline must be among them.
+        folder: Where the runs go, or where they lie from an earlier time.
+        workers: Runs at a time.
+    """
+    trials: list[Trial] = []
+    runs: list[dict[str, Any]] = []
+    for task in tasks:
+        trials += Search(budget, folder / "search", workers)(task, list(methods))
+        planned = [
+            (method, _measured_run(budget, trials, task, method, seed, folder))
+            for seed in budget.seeds
+            for method in methods
+        ]
+        complete([run for _, run in planned], workers)
+        runs += [measured(task, method, run.folder) for method, run in planned]
+    return {
+        "budget": asdict(budget),
+        "tasks": list(tasks),
+        "methods": list(methods),
+        "search": [trial.as_dict() for trial in trials],
+        "runs": runs,
+    }
+
+
+def _measured_run(
+    budget: Budget, trials: list[Trial], task: str, method: str, seed: int, folder: Path
+) -> Run:
+    chosen = best(trials, task, method)
+    searched = {"learning_rate": chosen.learning_rate, "clip_range": chosen.clip_range}
+    path = folder / "measured" / task / method / f"seed{seed}"
+    return Run(path, budget.measured(task, method, seed) | searched)
+
+
+def publish(results: dict[str, Any], folder: Path, console: Console) -> None:
+    """Prints the tables, and writes figures, tables and picture."""
+    for task in results["tasks"]:
+        console.print(report.rich_table(task, report.COLUMNS, report.comparison(results, task)))
+        tried = report.tried(results, task)
+        console.print(report.rich_table(f"{task}: what was tried", report.TRIED, tried))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "shaping.json", results)
+    (folder / "shaping.md").write_text(report.document(results), encoding="utf-8")
+    curves.draw(results, folder / "shaping.png")
+
+
+def main() -> None:
+    """Runs the comparison; or only reads kept figures again."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="runs at a time")
+    parser.add_argument("--output", type=Path, default=Path("runs/shaping"), help="the runs")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="figures, tables, picture")
+    parser.add_argument("--report-only", action="store_true", help="of the figures in --results")
+    options = parser.parse_args()
+    if BASELINE not in options.methods:
+        parser.error(f"--methods must name the baseline, {BASELINE!r}")
+    if options.report_only:
+        results = json.loads((options.results / "shaping.json").read_text())
+    else:
+        results = compare(Budget(), options.tasks, options.methods, options.output, options.workers)
+    publish(results, options.results, Console(width=None))
+
+
+if __name__ == "__main__":
+    main()

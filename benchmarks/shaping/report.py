@@ -1,0 +1,100 @@
+"""The tables of the comparison, for the terminal and as Markdown."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from benchmarks.shaping import statistics
+from benchmarks.shaping.protocol import BASELINE
+
+Results = dict[str, Any]
+Rows = list[list[str]]
+
+COLUMNS = (
+    "method",
+    "learning rate, clip range",
+    "held-out gain [least, most of the seeds]",
+    f"more than {BASELINE} [95%]",
+    f"queries to {BASELINE}'s final reward",
+    "denoiser evaluations",
+    "KL to base",
+    "CLIP diversity",
+)
+TRIED = ("method", "learning rate", "clip range", "training reward, last third")
+
+
+def comparison(results: Results, task: str) -> Rows:
+    """A row per method, as `COLUMNS` say."""
+    baseline = statistics.of_method(results["runs"], task, BASELINE)
+    return [
+        _row(method, statistics.of_method(results["runs"], task, method), baseline)
+        for method in results["methods"]
+    ]
+
+
+def _row(
+    method: str, runs: Sequence[dict[str, Any]], baseline: Sequence[dict[str, Any]]
+) -> list[str]:
+    gains = statistics.gains(runs)
+    queries, rewards = statistics.curves(runs, "reward_queries")
+    _, target = statistics.curves(baseline, "reward_queries")
+    until = statistics.spent_until(queries, rewards.mean(0), float(target.mean(0)[-1]))
+    evaluations = np.mean([run["summary"]["denoiser_evaluations"] for run in runs])
+    metrics = [run["summary"]["metrics"] for run in runs]
+    drift = np.mean([each["kl_to_base"]["after"] for each in metrics])
+    diversity = [
+        np.mean([each["diversity/clip"][when] for each in metrics]) for when in ("before", "after")
+    ]
+    return [
+        method,
+        f"{runs[0]['learning_rate']:g}, {runs[0]['clip_range']:g}",
+        f"{gains.mean():+.3f} [{gains.min():+.3f}, {gains.max():+.3f}]",
+        "" if method == BASELINE else str(statistics.advantage(runs, baseline)),
+        "not reached" if np.isinf(until) else f"{until:,.0f}",
+        f"{evaluations:,.0f}",
+        f"{drift:.2f}",
+        f"{diversity[0]:.3f} → {diversity[1]:.3f}",
+    ]
+
+
+def tried(results: Results, task: str) -> Rows:
+    """Everything the search tried on a task, as `TRIED` says; each method's choice is marked."""
+    rows = []
+    for trial in results["search"]:
+        if trial["task"] == task:
+            chosen = statistics.of_method(results["runs"], task, trial["method"])[0]
+            mark = all(trial[key] == chosen[key] for key in ("learning_rate", "clip_range"))
+            rows.append(
+                [
+                    trial["method"],
+                    f"{trial['learning_rate']:g}",
+                    f"{trial['clip_range']:g}",
+                    f"{trial['reward']:.3f}{' (chosen)' if mark else ''}",
+                ]
+            )
+    return sorted(rows, key=lambda row: results["methods"].index(row[0]))
+
+
+def markdown(columns: Sequence[str], rows: Rows) -> str:
+    """A table in Markdown."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def rich_table(title: str, columns: Sequence[str], rows: Rows) -> Table:
+    """A table for the terminal."""
+    table = Table(*columns, title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def document(results: Results) -> str:
+    """All tables in Markdown."""
+    parts = []
+    for task in results["tasks"]:
+        parts.append(f"## {task}\n\n{markdown(COLUMNS, comparison(results, task))}")
+        parts.append(f"### What was tried\n\n{markdown(TRIED, tried(results, task))}")
+    return "\n\n".join(parts) + "\n"
