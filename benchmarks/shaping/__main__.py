@@ -5,13 +5,17 @@ kept: the command may be stopped at any time and given again.
 """
 
 import argparse
+import functools
 import json
+import multiprocessing
 import os
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from agents.run_folder import write_json
@@ -34,35 +38,37 @@ def compare(
         tasks: Names in `TASKS`.
         methods: Names in `METHODS`; the baseline must be among them.
         folder: Where the runs go, or where they lie from an earlier time.
-        workers: Runs at a time.
+        workers: Methods at work at a time.
     """
-    trials: list[Trial] = []
-    runs: list[dict[str, Any]] = []
-    for task in tasks:
-        trials += Search(budget, folder / "search", workers)(task, list(methods))
-        planned = [
-            (method, _measured_run(budget, trials, task, method, seed, folder))
-            for seed in budget.seeds
-            for method in methods
-        ]
-        complete([run for _, run in planned], workers)
-        runs += [measured(task, method, run.folder) for method, run in planned]
+    pairs = [(task, method) for task in tasks for method in methods]
+    tune_and_measure = functools.partial(_tune_and_measure, budget, folder)
+    # One thread each: the networks are small, and several at a time use the cores better.
+    with ProcessPoolExecutor(
+        workers, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,)
+    ) as pool:
+        outcomes = list(pool.map(tune_and_measure, *zip(*pairs, strict=True)))
     return {
         "budget": asdict(budget),
         "tasks": list(tasks),
         "methods": list(methods),
-        "search": [trial.as_dict() for trial in trials],
-        "runs": runs,
+        "search": [trial.as_dict() for trials, _ in outcomes for trial in trials],
+        "runs": [run for _, runs in outcomes for run in runs],
     }
 
 
-def _measured_run(
-    budget: Budget, trials: list[Trial], task: str, method: str, seed: int, folder: Path
-) -> Run:
-    chosen = best(trials, task, method)
+def _tune_and_measure(
+    budget: Budget, folder: Path, task: str, method: str
+) -> tuple[list[Trial], list[dict[str, Any]]]:
+    """Everything that was tried for a method on a task, and its measured runs."""
+    trials = Search(budget, folder / "search")(task, method)
+    chosen = best(trials)
     searched = {"learning_rate": chosen.learning_rate, "clip_range": chosen.clip_range}
-    path = folder / "measured" / task / method / f"seed{seed}"
-    return Run(path, budget.measured(task, method, seed) | searched)
+    runs = []
+    for seed in budget.seeds:
+        path = folder / "measured" / task / method / f"{chosen.name}-seed{seed}"
+        run = complete(Run(path, budget.measured(task, method, seed) | searched))
+        runs.append(measured(task, method, run.folder))
+    return trials, runs
 
 
 def publish(results: dict[str, Any], folder: Path, console: Console) -> None:
@@ -82,7 +88,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="runs at a time")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="methods at a time")
     parser.add_argument("--output", type=Path, default=Path("runs/shaping"), help="the runs")
     parser.add_argument("--results", type=Path, default=RESULTS, help="figures, tables, picture")
     parser.add_argument("--report-only", action="store_true", help="of the figures in --results")

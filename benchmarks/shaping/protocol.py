@@ -10,20 +10,17 @@ Options = Mapping[str, Any]
 TASKS: dict[str, Options] = {
     "house_style": {"reward": "house_style", "prompts": "emoji-objects"},
     "scene_alignment": {"reward": "scene_alignment", "prompts": "emoji-captions"},
-    "jpeg_compressibility": {"reward": "jpeg_compressibility", "prompts": "emoji-objects"},
 }
 
 BASELINE = "sparse"
 METHODS: dict[str, Options] = {
     BASELINE: {"shaping": "sparse"},
     "uniform": {"shaping": "uniform"},
-    "uniform-centred": {"shaping": "uniform", "standardise_steps": "center"},
     "coca": {"shaping": "coca"},
     "b2": {"shaping": "b2"},
     "b2+coca": {"shaping": "b2+coca"},
 }
-"""The methods with their published settings. "uniform-centred" is the control that CoCA's paper
-lacks: its second standardisation without its similarities."""
+"""The methods, with their published settings but for what is searched."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +30,10 @@ class Budget:
     Attributes:
         images: Reward queries of a measured run.
         seeds: Seeds of the measured runs.
-        search_images: Reward queries of a run of the search.
-        search_seed: Its seed, which no measured run has.
-        learning_rates: Tried first, with the method's published clip range.
-        clip_ranges: Those that differ from it are tried next, at the best learning rate.
+        search_seed: Seed of the search's runs, which no measured run has; they are as long, since
+            the best rate of a shorter run is too high for a longer one.
+        learning_rates: Two rates to begin the search with, the lower first; see `Search`.
+        clip_ranges: What a method's published clip range is compared with.
         evaluations: Evaluations of a measured run on held-out prompts, before, during and after.
         common: Options of all runs, the same for every method: all draw the same number of images
             of the same number of prompts in a round, and see each other's prompts.
@@ -45,9 +42,8 @@ class Budget:
 
     images: int = 1200
     seeds: tuple[int, ...] = (0, 1, 2)
-    search_images: int = 600
     search_seed: int = 100
-    learning_rates: tuple[float, ...] = (5e-5, 1e-4, 2e-4, 4e-4)
+    learning_rates: tuple[float, float] = (1e-4, 2e-4)
     clip_ranges: tuple[float, ...] = (2e-3, 1e-1)
     evaluations: int = 6
     common: Options = field(
@@ -61,7 +57,7 @@ class Budget:
             **TASKS[task],
             **METHODS[method],
             **self.common,
-            "images": self.search_images,
+            "images": self.images,
             "seed": self.search_seed,
             # The search goes by the training reward; every run ends with an evaluation.
             "eval_prompts": 2,

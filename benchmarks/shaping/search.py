@@ -33,69 +33,66 @@ class Trial:
     clip_range: float
     reward: float
 
+    @property
+    def name(self) -> str:
+        """For folders."""
+        return setting_name(self.learning_rate, self.clip_range)
+
     def as_dict(self) -> dict[str, Any]:
         """As JSON has it."""
         return asdict(self)
 
 
 class Search:
-    """Searches learning rate, then clip range, by the training reward.
+    """Searches a method's learning rate, then its clip range, by the training reward.
 
-    The held-out prompts are not looked at: they are for the measured runs alone.
+    It starts with two learning rates, goes on to a third beyond the better of the two, by their
+    ratio, and then tries the best of the three with the clip range that the method was not
+    published with. The held-out prompts are not looked at: they are for the measured runs alone.
 
     Args:
         budget: What every method gets.
-        folder: Where its runs go.
-        workers: Runs at a time.
+        folder: Where the runs go.
     """
 
-    def __init__(self, budget: Budget, folder: Path, workers: int) -> None:
+    def __init__(self, budget: Budget, folder: Path) -> None:
         self.budget = budget
         self.folder = folder
-        self.workers = workers
 
-    def __call__(self, task: str, methods: list[str]) -> list[Trial]:
-        """Everything that was tried for some methods on a task."""
-        published = {name: self._published_clip_range(task, name) for name in methods}
-        trials = self._try(
-            [
-                (task, name, rate, published[name])
-                for name in methods
-                for rate in self.budget.learning_rates
-            ]
-        )
-        return trials + self._try(
-            [
-                (task, name, best(trials, task, name).learning_rate, clip_range)
-                for name in methods
-                for clip_range in self.budget.clip_ranges
-                if clip_range != published[name]
-            ]
-        )
+    def __call__(self, task: str, method: str) -> list[Trial]:
+        """Everything that was tried for a method on a task, in this order."""
+        published = self._published_clip_range(task, method)
+        low, high = self.budget.learning_rates
+        trials = [self._try(task, method, rate, published) for rate in (low, high)]
+        beyond = high * high / low if best(trials).learning_rate == high else low * low / high
+        trials.append(self._try(task, method, rounded(beyond), published))
+        rate = best(trials).learning_rate
+        others = (clip_range for clip_range in self.budget.clip_ranges if clip_range != published)
+        return trials + [self._try(task, method, rate, clip_range) for clip_range in others]
 
-    def _try(self, settings: list[tuple[str, str, float, float]]) -> list[Trial]:
-        runs = [self._run(*setting) for setting in settings]
-        complete(runs, self.workers)
-        return [
-            Trial(*setting, reward=last_reward(run.folder))
-            for setting, run in zip(settings, runs, strict=True)
-        ]
-
-    def _run(self, task: str, method: str, learning_rate: float, clip_range: float) -> Run:
+    def _try(self, task: str, method: str, learning_rate: float, clip_range: float) -> Trial:
         searched = {"learning_rate": learning_rate, "clip_range": clip_range}
-        name = f"rate{learning_rate:g}-clip{clip_range:g}"
-        return Run(
-            self.folder / task / method / name, self.budget.searched(task, method) | searched
-        )
+        path = self.folder / task / method / setting_name(learning_rate, clip_range)
+        run = complete(Run(path, self.budget.searched(task, method) | searched))
+        return Trial(task, method, learning_rate, clip_range, last_reward(run.folder))
 
     def _published_clip_range(self, task: str, method: str) -> float:
         return float(TrainSettings(**self.budget.searched(task, method)).clip_range or 0.0)
 
 
-def best(trials: list[Trial], task: str, method: str) -> Trial:
-    """The trial of a method on a task that reached the highest reward."""
-    own = (trial for trial in trials if (trial.task, trial.method) == (task, method))
-    return max(own, key=lambda trial: trial.reward)
+def rounded(rate: float) -> float:
+    """A learning rate without the noise of its arithmetic."""
+    return float(f"{rate:.3g}")
+
+
+def setting_name(learning_rate: float, clip_range: float) -> str:
+    """A folder's name for what is searched."""
+    return f"rate{learning_rate:g}-clip{clip_range:g}"
+
+
+def best(trials: list[Trial]) -> Trial:
+    """The trial that reached the highest reward."""
+    return max(trials, key=lambda trial: trial.reward)
 
 
 def last_reward(folder: RunFolder) -> float:
