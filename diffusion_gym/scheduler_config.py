@@ -1,5 +1,6 @@
 """Reading a denoising schedule off a diffusers scheduler, and refusing what it cannot express."""
 
+import copy
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ PREDICTIONS: tuple[Prediction, ...] = ("epsilon", "v_prediction", "sample")
 
 #: Schedulers that describe the DDPM noise process by betas, so that DDIM steps can be read off
 #: their configuration (Stable Diffusion 1.5 ships a PNDMScheduler, SDXL an EulerDiscreteScheduler).
-SUPPORTED_SCHEDULERS: tuple[str, ...] = (
+DDIM_SCHEDULERS: tuple[str, ...] = (
     "DDIMScheduler",
     "DDPMScheduler",
     "DEISMultistepScheduler",
@@ -30,14 +31,48 @@ SUPPORTED_SCHEDULERS: tuple[str, ...] = (
 )
 
 
+#: Schedulers of rectified flows, x_σ = (1−σ) x̂0 + σ ε (Stable Diffusion 3).
+FLOW_SCHEDULERS: tuple[str, ...] = ("FlowMatchEulerDiscreteScheduler",)
+
+#: The schedulers that each sampler fits; no scheduler fits two.
+SCHEDULERS_OF: dict[str, tuple[str, ...]] = {"ddim": DDIM_SCHEDULERS, "flow_sde": FLOW_SCHEDULERS}
+
+SUPPORTED_SCHEDULERS: tuple[str, ...] = DDIM_SCHEDULERS + FLOW_SCHEDULERS
+
+
+def fitting_sampler(scheduler: Any) -> str:
+    """The name of the sampler that fits a diffusers scheduler.
+
+    Raises:
+        InvalidInputError: For a scheduler of an unknown family.
+    """
+    name = type(scheduler).__name__
+    for sampler, schedulers in SCHEDULERS_OF.items():
+        if name in schedulers:
+            return sampler
+    raise unknown_name("diffusers scheduler", name, SUPPORTED_SCHEDULERS)
+
+
+def check_sampler(scheduler: Any, sampler: str) -> None:
+    """Refuses a sampler for schedulers of another family.
+
+    Raises:
+        InvalidInputError: If the sampler does not fit; the message names the one that does.
+    """
+    fitting = fitting_sampler(scheduler)
+    if sampler != fitting:
+        raise InvalidInputError(
+            f"expected sampler={fitting!r}, which fits a {type(scheduler).__name__}, "
+            f"got {sampler!r}, which fits: {', '.join(SCHEDULERS_OF[sampler])}"
+        )
+
+
 def as_ddim(scheduler: Any) -> Any:
     """A fresh diffusers DDIMScheduler of the same noise process.
 
     The class is found through the scheduler, so that this module needs no diffusers.
     """
-    name = type(scheduler).__name__
-    if name not in SUPPORTED_SCHEDULERS:
-        raise unknown_name("diffusers scheduler", name, SUPPORTED_SCHEDULERS)
+    check_sampler(scheduler, "ddim")
     ddim_class = next(c for c in scheduler.compatibles if c.__name__ == "DDIMScheduler")
     return ddim_class.from_config(scheduler.config)
 
@@ -55,9 +90,8 @@ def supported_prediction(config: Mapping[str, Any]) -> Prediction:
     raise unknown_name("prediction type", config["prediction_type"], PREDICTIONS)
 
 
-def sampling_timesteps(ddim: Any, num_inference_steps: int) -> Tensor:
-    """The T timesteps in sampling order, ``[T]`` int64; T is checked."""
-    longest = ddim.config.num_train_timesteps
+def check_num_steps(num_inference_steps: int, longest: int) -> None:
+    """Refuses a T that is not an integer from 1 to ``longest``, the training schedule's length."""
     if (
         isinstance(num_inference_steps, bool)
         or not isinstance(num_inference_steps, int)
@@ -67,6 +101,12 @@ def sampling_timesteps(ddim: Any, num_inference_steps: int) -> Tensor:
             f"expected num_inference_steps to be an integer from 1 to {longest}, "
             f"got {num_inference_steps!r}"
         )
+
+
+def sampling_timesteps(ddim: Any, num_inference_steps: int) -> Tensor:
+    """The T timesteps in sampling order, ``[T]`` int64; T is checked."""
+    longest = ddim.config.num_train_timesteps
+    check_num_steps(num_inference_steps, longest)
     ddim.set_timesteps(num_inference_steps)
     timesteps: Tensor = ddim.timesteps.cpu().long()
     valid = (
@@ -98,3 +138,36 @@ def check_signal(alpha_bar: Tensor, timesteps: Tensor, prediction: Prediction) -
             "expected noise at every step (ᾱ < 1), got ᾱ = 1 at timestep "
             f"{timesteps[alpha_bar == 1].tolist()}"
         )
+
+
+def flow_noise_levels(scheduler: Any, num_inference_steps: int) -> tuple[Tensor, Tensor]:
+    """Timesteps ``[T]`` and noise levels σ ``[T+1]`` (the last is 0) of a flow-matching sampler.
+
+    Both float32, and exactly those that the scheduler gives its own pipeline. Its
+    ``stochastic_sampling`` only says how diffusers samples, so it does not matter here.
+
+    Raises:
+        InvalidInputError: For a scheduler of another family, or options or a T that cannot be
+            expressed.
+    """
+    check_sampler(scheduler, "flow_sde")
+    if scheduler.config.use_dynamic_shifting:
+        raise InvalidInputError(
+            "expected a flow-matching scheduler with a fixed shift (as Stable Diffusion 3 and 3.5 "
+            "have), got use_dynamic_shifting=True, whose noise levels depend on the image's size; "
+            "set it to false, and shift to the value for your size, in the scheduler's config"
+        )
+    if scheduler.config.invert_sigmas:
+        raise InvalidInputError(
+            "expected noise levels that fall from 1 to 0, got invert_sigmas=True"
+        )
+    check_num_steps(num_inference_steps, scheduler.config.num_train_timesteps)
+    fresh = copy.deepcopy(scheduler)  # not from its config: set_shift is not recorded there
+    fresh.set_timesteps(num_inference_steps)
+    timesteps, sigmas = fresh.timesteps.cpu().float(), fresh.sigmas.cpu().float()
+    if not (len(timesteps) == num_inference_steps and bool((sigmas.diff() < 0).all())):
+        raise InvalidInputError(
+            f"this scheduler cannot do num_inference_steps={num_inference_steps}: expected "
+            f"{num_inference_steps} falling noise levels above 0, got {sigmas[:-1].tolist()}"
+        )
+    return timesteps, sigmas

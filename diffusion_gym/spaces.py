@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from diffusion_gym.denoising import Schedule
 from diffusion_gym.models.model import DiffusionModel
-from diffusion_gym.schedule import DenoisingSchedule
 
 #: Bound of latents and actions. A Gaussian policy with standard deviations near 1 never reaches it.
 LATENT_BOUND = 100.0
@@ -15,7 +15,7 @@ LATENT_BOUND = 100.0
 EMBEDDING_BOUND = 65504.0
 
 
-def observation_space(model: DiffusionModel, schedule: DenoisingSchedule) -> spaces.Dict:
+def observation_space(model: DiffusionModel, schedule: Schedule) -> spaces.Dict:
     """What one policy sees: the latent, its timestep, and the embedded prompt.
 
     The timestep is that of the training schedule, 0 once the episode is over.
@@ -24,10 +24,9 @@ def observation_space(model: DiffusionModel, schedule: DenoisingSchedule) -> spa
         ``latent`` Box ``[C, h, w]``, ``timestep`` Box ``[1]``, ``prompt_embedding`` Box
         ``[L, D]`` and, where the model has one, ``pooled_prompt_embedding`` Box ``[P]``.
     """
-    last_timestep = float(schedule.num_train_timesteps - 1)
     boxes: dict[str, spaces.Space[Any]] = {
         "latent": _box(LATENT_BOUND, model.latent_shape),
-        "timestep": spaces.Box(0.0, last_timestep, (1,), np.float32),
+        "timestep": spaces.Box(0.0, schedule.max_timestep, (1,), np.float32),
         "prompt_embedding": _box(EMBEDDING_BOUND, model.prompt_embedding_shape),
     }
     if model.pooled_embedding_shape is not None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 
 from diffusion_gym.errors import InvalidInputError
 from diffusion_gym.schedule import DenoisingSchedule, step_coefficients
-from diffusion_gym.scheduler_config import SUPPORTED_SCHEDULERS
+from diffusion_gym.scheduler_config import DDIM_SCHEDULERS
 
 SHAPE = (3, 4, 5, 5)
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
@@ -197,7 +197,7 @@ def test_schedulers_with_the_same_betas_are_converted(name):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("name", SUPPORTED_SCHEDULERS)
+@pytest.mark.parametrize("name", DDIM_SCHEDULERS)
 def test_every_supported_scheduler_exists_and_converts(name):
     if name == "LMSDiscreteScheduler":
         pytest.importorskip("scipy")
@@ -208,7 +208,7 @@ def test_every_supported_scheduler_exists_and_converts(name):
 @pytest.mark.parametrize(
     ("scheduler", "message"),
     [
-        (diffusers.FlowMatchEulerDiscreteScheduler(), "unknown diffusers scheduler 'FlowMatch"),
+        (diffusers.FlowMatchEulerDiscreteScheduler(), "expected sampler='flow_sde', which fits"),
         (diffusers.EDMEulerScheduler(), "known: DDIMScheduler, DDPMScheduler"),
         (object(), "unknown diffusers scheduler 'object'"),
         (ddim(thresholding=True), "without dynamic thresholding"),

@@ -1,0 +1,264 @@
+"""What the denoising steps of every sampler share: a table of Gaussian transitions.
+
+A step of a stochastic sampler is N(μ, σ² I) with a mean that is linear in the latent and the
+denoiser's output. Samplers differ in the coefficients only: `DenoisingSchedule` (DDIM) and
+`FlowSDESchedule` fill the table, everything that follows from it is here.
+"""
+
+import abc
+import dataclasses
+import math
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from torch import Tensor
+
+from diffusion_gym.errors import InvalidInputError, unknown_name
+
+Reduction = Literal["mean", "sum"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DenoisingStep:
+    """The Gaussian of one denoising step, N(mean, std² I).
+
+    Attributes:
+        mean: μ, ``[B, C, h, w]`` float32.
+        std: σ, ``[B, 1, 1, 1]`` or ``[1, 1, 1, 1]`` float32.
+        predicted_clean: x̂0, ``[B, C, h, w]`` float32.
+        stochastic: False where some row has σ = 0; such a step has no density.
+    """
+
+    mean: Tensor
+    std: Tensor
+    predicted_clean: Tensor
+    stochastic: bool = True
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Schedule(abc.ABC):
+    """T denoising steps as tensors, built with `from_scheduler`.
+
+    Attributes:
+        sampler: The sampler's name.
+        timesteps: ``[T]``, in sampling order: the first is the noisiest.
+        eta: Noise scale; 0 is the sampler's deterministic form.
+        num_train_timesteps: Length N of the training schedule.
+    """
+
+    sampler: ClassVar[str]
+
+    timesteps: Tensor
+    eta: float
+    num_train_timesteps: int
+    # One [T, K] table, σ in its last column: one gather per transition.
+    _coefficients: Tensor
+    _stochastic_steps: tuple[bool, ...]  # the mask for Python, to look at without a device sync
+
+    @classmethod
+    @abc.abstractmethod
+    def from_scheduler(cls, scheduler: Any, num_inference_steps: int, eta: float = ...) -> Self:
+        """Reads a diffusers scheduler's configuration; the scheduler itself is left untouched."""
+
+    @property
+    def num_steps(self) -> int:
+        """T, the number of denoising steps."""
+        return len(self._stochastic_steps)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self.timesteps.device
+
+    @property
+    def std(self) -> Tensor:
+        """``[T]`` float32, σ of every step."""
+        return self._coefficients[:, -1]
+
+    @property
+    def stochastic(self) -> Tensor:
+        """``[T]`` bool, False where σ = 0: the step is deterministic."""
+        return self.std > 0
+
+    @property
+    @abc.abstractmethod
+    def max_timestep(self) -> float:
+        """The largest timestep of the training schedule, whatever T is."""
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same schedule with its tensors on another device."""
+        return dataclasses.replace(
+            self,
+            timesteps=self.timesteps.to(device),
+            _coefficients=self._coefficients.to(device),
+        )
+
+    def __repr__(self) -> str:
+        first, last = float(self.timesteps[0]), float(self.timesteps[-1])
+        return (
+            f"{type(self).__name__}(num_steps={self.num_steps}, eta={self.eta}, "
+            f"timesteps={first:g}…{last:g}, {self._extra_repr()}device={str(self.device)!r})"
+        )
+
+    def _extra_repr(self) -> str:
+        return ""
+
+    def index_of(self, timestep: int | float | Tensor) -> Any:
+        """The step index of one timestep or of each in a tensor.
+
+        Args:
+            timestep: A number, or a tensor of any shape and dtype.
+
+        Returns:
+            An ``int`` for a number, an int64 tensor of the same shape for a tensor.
+
+        Raises:
+            InvalidInputError: If a timestep is not one of `timesteps`.
+        """
+        values = torch.as_tensor(timestep, device=self.device)
+        matches = values.float().unsqueeze(-1) == self.timesteps.float()
+        found = matches.any(-1)
+        if not bool(found.all()):
+            raise InvalidInputError(
+                f"expected timesteps of this schedule, {self.timesteps.tolist()}, "
+                f"got {sorted(set(values[~found].tolist()))}"
+            )
+        index = matches.long().argmax(-1)
+        return index if isinstance(timestep, Tensor) else int(index)
+
+    def transition(
+        self, model_output: Tensor, latents: Tensor, index: int | Tensor
+    ) -> DenoisingStep:
+        """The Gaussian of x_{i+1} given x_i and the denoiser's output, in float32.
+
+        Args:
+            model_output: The (guided) denoiser's output, ``[B, C, h, w]``.
+            latents: x_i, ``[B, C, h, w]``.
+            index: The step, 0 ≤ index < T, or one per row as an int64 tensor ``[B]``.
+
+        Returns:
+            Mean, standard deviation and predicted clean latent of the step.
+
+        Raises:
+            InvalidInputError: If the shapes differ or the index is out of range.
+        """
+        if model_output.shape != latents.shape:
+            raise InvalidInputError(
+                "expected a model output of the latents' shape "
+                f"{tuple(latents.shape)}, got {tuple(model_output.shape)}"
+            )
+        coefficients, stochastic = self._gather(index, latents.shape[0], latents.dim())
+        mean, clean = self._mean_and_clean(model_output.float(), latents.float(), coefficients)
+        return DenoisingStep(
+            mean=mean, std=coefficients[-1], predicted_clean=clean, stochastic=stochastic
+        )
+
+    @abc.abstractmethod
+    def _mean_and_clean(
+        self, output: Tensor, x: Tensor, coefficients: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """μ and x̂0, ``[B, C, h, w]``, of steps with coefficients ``[K, B or 1, 1, …]``."""
+
+    def _gather(self, index: int | Tensor, batch: int, dims: int) -> tuple[Tensor, bool]:
+        """Coefficients of a step as ``[K, B or 1, 1, …]``, and whether every row has σ > 0."""
+        trailing = (1,) * (dims - 1)
+        if not isinstance(index, Tensor):
+            if not 0 <= index < self.num_steps:
+                raise self._index_error(index)
+            return self._coefficients[index].view(-1, 1, *trailing), self._stochastic_steps[index]
+        if index.shape != (batch,):
+            raise InvalidInputError(
+                f"expected one step index per row, shape ({batch},), got {tuple(index.shape)}"
+            )
+        # On a GPU the range is left to the indexing kernel: reading it here would wait for it.
+        if (
+            index.device.type == "cpu"
+            and batch
+            and not 0 <= index.min() <= index.max() < self.num_steps
+        ):
+            raise self._index_error(index.tolist())
+        width = self._coefficients.shape[1]
+        rows = self._coefficients[index].T.reshape(width, batch, *trailing)
+        if all(self._stochastic_steps):
+            return rows, True
+        return rows, bool(self.stochastic[index].all())
+
+    def _index_error(self, index: object) -> InvalidInputError:
+        return InvalidInputError(
+            f"expected step indices from 0 to {self.num_steps - 1}, got {index}"
+        )
+
+    def sample(
+        self,
+        step: DenoisingStep,
+        *,
+        generator: torch.Generator | None = None,
+        noise: Tensor | None = None,
+    ) -> Tensor:
+        """Draws x_{i+1} = μ + σ · noise, ``[B, C, h, w]`` float32.
+
+        Args:
+            step: The step's Gaussian.
+            generator: Source of the noise, drawn on the generator's device; None is torch's own.
+            noise: The standard normal noise itself, instead of a generator.
+
+        Raises:
+            InvalidInputError: If both a generator and noise are given.
+        """
+        if noise is None:
+            device = step.mean.device if generator is None else generator.device
+            noise = torch.randn(step.mean.shape, generator=generator, device=device)
+        elif generator is not None:
+            raise InvalidInputError("expected a generator or noise, got both")
+        return step.mean + step.std * noise.to(step.mean)
+
+    def log_prob(
+        self, next_latents: Tensor, step: DenoisingStep, reduction: Reduction = "mean"
+    ) -> Tensor:
+        """Log-density of ``next_latents`` under the step's Gaussian, ``[B]`` float32.
+
+        The latents are the action that was taken, hence a constant: gradients flow through the
+        step only.
+
+        Args:
+            next_latents: x_{i+1}, ``[B, C, h, w]``.
+            step: The step's Gaussian.
+            reduction: "mean" over the latent's dimensions (DDPO's convention, arXiv 2305.13301;
+                clip ranges of 1e-4 … 5e-3 belong to it), or "sum" (the true likelihood ratio).
+
+        Raises:
+            InvalidInputError: If a step is deterministic (σ = 0), the shapes differ or the
+                reduction is unknown.
+        """
+        if reduction not in ("mean", "sum"):
+            raise unknown_name("reduction", reduction, ("mean", "sum"))
+        if next_latents.shape != step.mean.shape:
+            raise InvalidInputError(
+                f"expected next latents of the mean's shape {tuple(step.mean.shape)}, "
+                f"got {tuple(next_latents.shape)}"
+            )
+        if not step.stochastic:
+            deterministic = [i for i, noisy in enumerate(self._stochastic_steps) if not noisy]
+            raise InvalidInputError(
+                "a deterministic step (σ = 0) has no log-probability; "
+                f"deterministic steps of this schedule (eta={self.eta}): {deterministic}"
+            )
+        standardised = (next_latents.detach().float() - step.mean) / step.std
+        density = -0.5 * standardised.square() - step.std.log() - 0.5 * math.log(2 * math.pi)
+        flat = density.flatten(1)
+        return flat.mean(1) if reduction == "mean" else flat.sum(1)
+
+
+def stochastic_steps(coefficients: Tensor) -> tuple[bool, ...]:
+    """Which steps of a ``[T, K]`` table, σ in its last column, have σ > 0."""
+    return tuple((coefficients[:, -1] > 0).tolist())
+
+
+def check_noise_scale(eta: float) -> None:
+    """Refuses an η that is negative or not finite.
+
+    Raises:
+        InvalidInputError: For such an η.
+    """
+    if not (math.isfinite(eta) and eta >= 0):
+        raise InvalidInputError(f"expected eta to be a finite number ≥ 0, got {eta}")
