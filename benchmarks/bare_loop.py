@@ -31,7 +31,7 @@ class BareLoop:
         self.rng = np.random.default_rng(seed)
         self.model = load_model("emoji-64")
         self.reward = make_reward(reward)
-        self.unet = self.model.new_denoiser().requires_grad_(True)
+        self.unet = self.model.new_denoiser().network.requires_grad_(True)
         self.optimizer = torch.optim.AdamW(self.unet.parameters(), learning_rate, weight_decay=1e-4)
         scheduler = self.model.scheduler
         scheduler.set_timesteps(T)

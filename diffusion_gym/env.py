@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from diffusion_gym.denoising import Schedule
 from diffusion_gym.errors import InvalidInputError, unknown_name
 from diffusion_gym.infos import Infos, row_of
 from diffusion_gym.models import DiffusionModel, PromptEmbedding
 from diffusion_gym.prompts import Prompts
 from diffusion_gym.rendering import Frame
 from diffusion_gym.rewards import RewardFunction
-from diffusion_gym.schedule import DenoisingSchedule
 from diffusion_gym.state import DenoisingState
 from diffusion_gym.task import TaskSettings
 from diffusion_gym.vector_env import DiffusionT2IVectorEnv
@@ -46,10 +46,12 @@ class DiffusionT2IEnv(gymnasium.Env[SingleObservation, npt.NDArray[np.float32]])
         prompts: str | Sequence[str] | None = None,
         reward: str | Mapping[str, float] | None = None,
         num_inference_steps: int | None = None,
-        sampler: str = "ddim",
-        eta: float = 1.0,
+        sampler: str | None = None,
+        eta: float | None = None,
         device: str = "auto",
         dtype: str = "float32",
+        model_options: Mapping[str, Any] | None = None,
+        reward_options: Mapping[str, Mapping[str, Any]] | None = None,
         render_mode: str | None = None,
         **others: Any,
     ) -> None:
@@ -64,6 +66,8 @@ class DiffusionT2IEnv(gymnasium.Env[SingleObservation, npt.NDArray[np.float32]])
             eta=eta,
             device=device,
             dtype=dtype,
+            model_options=model_options,
+            reward_options=reward_options,
             autoreset_mode="Disabled",
             render_mode=render_mode,
         )
@@ -122,7 +126,7 @@ class DiffusionT2IEnv(gymnasium.Env[SingleObservation, npt.NDArray[np.float32]])
         return self._batch.model
 
     @property
-    def schedule(self) -> DenoisingSchedule:
+    def schedule(self) -> Schedule:
         """The maths of a denoising step."""
         return self._batch.schedule
 

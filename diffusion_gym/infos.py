@@ -18,7 +18,7 @@ from diffusion_gym.errors import InvalidInputError
 Infos = dict[str, Any]
 
 #: What a wrapper may add about a finished episode, see `diffusion_gym.wrappers.hindsight`.
-EXTRA_KEYS = ("credit", "step_mask", "advantage")
+EXTRA_KEYS = ("credit", "step_mask", "advantage", "credit_negative", "credit_guarded")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -32,7 +32,8 @@ class FinishedEpisodes:
         reward_valid: ``[N]`` bool, False where the image could not be scored.
         reward_terms: What the reward is made of, ``[N]`` each.
         extras: What wrappers wrote, by key: ``credit`` ``[N, T]``, ``step_mask`` ``[N, T]``,
-            ``advantage`` ``[N]``; absent keys were not written.
+            ``advantage``, ``credit_negative`` and ``credit_guarded`` ``[N]``; absent keys were
+            not written.
     """
 
     rows: Any

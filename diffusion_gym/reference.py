@@ -40,16 +40,15 @@ class ReferencePolicy:
         single = latent.ndim == self._latent_dims
         batch = {key: self._batched(value, single) for key, value in observation.items()}
         embedding = PromptEmbedding.observed(batch)
-        timesteps = batch["timestep"][:, 0]
+        index = self._schedule.index_of(batch["timestep"][:, 0])
         output = predict_noise(
             self._denoiser,
             batch["latent"],
-            timesteps.long(),
+            self._schedule.timesteps[index],
             embedding,
             null_embedding=self._null_embedding,
             guidance=self.guidance,
         )
-        index = self._schedule.index_of(timesteps)
         step = self._schedule.transition(output, batch["latent"], index)
         action = self._schedule.sample(step, generator=self._generator)
         self._report(step.predicted_clean[0] if single else step.predicted_clean)

@@ -52,14 +52,17 @@ class DiffusionT2IVectorEnv(VectorEnv[Observation, Any, Any]):
 
     Args:
         num_envs: B, the number of rows.
-        model: An embedded model's name, a diffusers folder, or a hub id.
+        model: An embedded model's name, a diffusers folder, a .safetensors file, or a hub id.
         prompts: A built-in set's name, a file, or a list of texts; None: the model's default.
         reward: A registered reward's name, or weights by name; None: the model's default.
         num_inference_steps: T; None: the model's default.
-        sampler: Family of transitions; "ddim".
-        eta: Noise scale of the transitions.
+        sampler: Family of transitions: "ddim", or "flow_sde" for flow-matching models; None: the
+            one that fits the model.
+        eta: Noise scale of the transitions; None: the sampler's published one.
         device: "auto", or a torch device.
         dtype: Precision of the frozen networks. Latents are always float32.
+        model_options: Further options of the model, by name: `diffusion_gym.models.ModelOptions`.
+        reward_options: Options of rewards: for each reward's name its options by name.
         array_type: "numpy", or "torch" to keep tensors on the device.
         autoreset_mode: "SameStep", or "Disabled" (then reset with ``options={"reset_mask"}``).
         render_mode: "rgb_array", or None.
@@ -77,10 +80,12 @@ class DiffusionT2IVectorEnv(VectorEnv[Observation, Any, Any]):
         prompts: str | Sequence[str] | None = None,
         reward: str | Mapping[str, float] | None = None,
         num_inference_steps: int | None = None,
-        sampler: str = "ddim",
-        eta: float = 1.0,
+        sampler: str | None = None,
+        eta: float | None = None,
         device: str = "auto",
         dtype: str = "float32",
+        model_options: Mapping[str, Any] | None = None,
+        reward_options: Mapping[str, Mapping[str, Any]] | None = None,
         array_type: str = "numpy",
         autoreset_mode: str | AutoresetMode = "SameStep",
         render_mode: str | None = None,
@@ -100,7 +105,16 @@ class DiffusionT2IVectorEnv(VectorEnv[Observation, Any, Any]):
 
         #: The arguments that a single environment of the same kind is made with.
         self.settings = TaskSettings(
-            model, prompts, reward, num_inference_steps, sampler, eta, device, dtype
+            model=model,
+            prompts=prompts,
+            reward=reward,
+            num_inference_steps=num_inference_steps,
+            sampler=sampler,
+            eta=eta,
+            device=device,
+            dtype=dtype,
+            model_options=model_options,
+            reward_options=reward_options,
         )
         task = load_task(self.settings)
         self.model: DiffusionModel = task.model
@@ -124,6 +138,9 @@ class DiffusionT2IVectorEnv(VectorEnv[Observation, Any, Any]):
         clean = self.schedule.timesteps.new_zeros(1)
         self._timesteps = torch.cat([self.schedule.timesteps, clean]).float()
         self._table = PromptTable(self.prompts.texts, self.model)
+        if self.model.options.free_text_encoders:
+            self._table.encode_all()
+            self.model.free_text_encoders()
         self._episodes = EpisodeBatch(
             self.num_envs,
             self.schedule.num_steps,
@@ -316,7 +333,7 @@ class DiffusionT2IVectorEnv(VectorEnv[Observation, Any, Any]):
         return self._table.text(int(prompt_id))
 
     def prompt_embedding(self, prompt_ids: Any) -> PromptEmbedding:
-        """Embeddings of prompts, ``[N, L, D]`` on the device, from the environment's cache.
+        """Embeddings of prompts, of N rows on the device, from the environment's cache.
 
         Args:
             prompt_ids: ``[N]`` integers, as a tensor, an array or a list.

@@ -1,7 +1,9 @@
 """Settings shared by every test."""
 
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -21,3 +23,22 @@ def registered_rewards() -> Iterator[None]:
     yield
     registry._factories.clear()
     registry._factories.update(before)
+
+
+def small_checkpoint(kind: str) -> Callable[[pytest.TempPathFactory], Path]:
+    """A fixture: the folder of a small model of a kind, made once; tests must not change it."""
+
+    def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+        sys.path.append(str(Path(__file__).parent / "diffusion_gym" / "models"))
+        import checkpoints
+
+        save: Callable[[Path], Path] = getattr(checkpoints, f"save_{kind}")
+        return save(tmp_path_factory.mktemp("checkpoints") / kind)
+
+    return pytest.fixture(scope="session", name=f"{kind}_folder")(folder)
+
+
+sd1_folder = small_checkpoint("sd1")
+sd2_folder = small_checkpoint("sd2")
+sdxl_folder = small_checkpoint("sdxl")
+sd3_folder = small_checkpoint("sd3")

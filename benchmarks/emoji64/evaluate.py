@@ -150,10 +150,10 @@ def measure_speed(sampler: Sampler) -> dict[str, float]:
     denoiser = model.new_denoiser().requires_grad_(True)
     latents = torch.randn(SPEED_BATCH, *model.latent_shape, device=model.device)
     timesteps = torch.full((SPEED_BATCH,), 500, device=model.device)
-    states = model.encode(["a cat"] * SPEED_BATCH).tokens
+    embedding = model.encode(["a cat"] * SPEED_BATCH)
 
     def forward() -> Tensor:
-        return denoiser(latents, timesteps, states, return_dict=False)[0]
+        return denoiser(latents, timesteps, embedding)
 
     with torch.no_grad():
         forward_time = _milliseconds(forward, model.device)
@@ -216,7 +216,7 @@ def evaluate(model_name: str, prompts: int, judge: Path, out: Path, device: str)
     sampler = Sampler(model, model.new_denoiser())
     judges = Judges.load(judge, model.device)
     composer = Composer(device=model.device)
-    autoencoder = model.components.vae
+    autoencoder = model.decoder.vae
     generator = torch.Generator(model.device).manual_seed(1234)
     scenes = balanced_scenes(prompts, model.device, generator)
     out.mkdir(parents=True, exist_ok=True)

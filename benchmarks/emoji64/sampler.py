@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from diffusion_gym.models import DiffusionModel, predict_noise
+from diffusion_gym.models import Denoiser, DiffusionModel, predict_noise
 from diffusion_gym.schedule import DenoisingSchedule
 
 SAMPLE_BATCH = 64
@@ -17,7 +17,7 @@ class Sampler:
     """A model with a denoiser of its own."""
 
     model: DiffusionModel
-    denoiser: nn.Module
+    denoiser: Denoiser
 
     @torch.no_grad()
     def draw(self, prompts: Sequence[str], *, guidance: float, steps: int, seed: int = 0) -> Tensor:

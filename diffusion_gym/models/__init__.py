@@ -1,12 +1,17 @@
 """Text-to-image models: loading, prompt encoding, decoding, and fresh denoisers for policies."""
 
+from diffusion_gym.models.denoiser import Denoiser
 from diffusion_gym.models.embedded import emoji64_folder, model_names
+from diffusion_gym.models.embedding import PromptEmbedding
 from diffusion_gym.models.guidance import predict_noise
 from diffusion_gym.models.loading import load_model
-from diffusion_gym.models.model import DiffusionModel, PromptEmbedding
+from diffusion_gym.models.model import DiffusionModel
+from diffusion_gym.models.options import ModelOptions
 
 __all__ = [
+    "Denoiser",
     "DiffusionModel",
+    "ModelOptions",
     "PromptEmbedding",
     "emoji64_folder",
     "load_model",

@@ -21,7 +21,8 @@ class ModelDefaults:
 
 EMOJI64 = "emoji-64"
 EMBEDDED_DEFAULTS = {EMOJI64: ModelDefaults("emoji-objects", "house_style", 10)}
-OTHER_DEFAULTS = ModelDefaults("emoji-objects", "jpeg_compressibility", 50)
+OTHER_DEFAULTS = ModelDefaults("animals", "jpeg_compressibility", 50)
+"""DDPO's first experiment (arXiv 2305.13301): 45 animals, as small as JPEG can have them."""
 
 
 def emoji64_folder() -> Path:

@@ -1,14 +1,14 @@
 """One evaluation of a denoiser, with or without classifier-free guidance."""
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffusion_gym.errors import InvalidInputError
-from diffusion_gym.models.model import PromptEmbedding
+from diffusion_gym.models.denoiser import Denoiser
+from diffusion_gym.models.embedding import PromptEmbedding
 
 
 def predict_noise(
-    denoiser: nn.Module,
+    denoiser: Denoiser,
     latents: Tensor,
     timesteps: Tensor,
     embedding: PromptEmbedding,
@@ -22,11 +22,11 @@ def predict_noise(
     conditional prediction, so it costs one pass over an undoubled batch.
 
     Args:
-        denoiser: A network called as diffusers' ``UNet2DConditionModel`` is.
+        denoiser: From `DiffusionModel.new_denoiser`.
         latents: Noisy latents, ``[B, C, h, w]``.
         timesteps: Training timestep of every row, ``[B]``.
-        embedding: Prompt embeddings, ``[B, L, D]``.
-        null_embedding: Embedding of the empty prompt, ``[1, L, D]``; needed unless guidance is 1.
+        embedding: Embedded prompts of B rows.
+        null_embedding: Embedding of the empty prompt, of one row; needed unless guidance is 1.
         guidance: Classifier-free guidance scale.
 
     Returns:
@@ -37,12 +37,12 @@ def predict_noise(
         InvalidInputError: Guidance differs from 1 and there is no null embedding.
     """
     if guidance == 1.0:
-        output: Tensor = denoiser(latents, timesteps, embedding.tokens, return_dict=False)[0]
+        output: Tensor = denoiser(latents, timesteps, embedding)
         return output
     if null_embedding is None:
         raise InvalidInputError(f"guidance {guidance} needs the null embedding; got None")
-    tokens = torch.cat([null_embedding.tokens.expand_as(embedding.tokens), embedding.tokens])
-    both = denoiser(latents.repeat(2, 1, 1, 1), timesteps.repeat(2), tokens, return_dict=False)[0]
+    embeddings = PromptEmbedding.cat([null_embedding.expand(len(latents)), embedding])
+    both = denoiser(latents.repeat(2, 1, 1, 1), timesteps.repeat(2), embeddings)
     unconditional, conditional = both.chunk(2)
     guided: Tensor = unconditional + guidance * (conditional - unconditional)
     return guided

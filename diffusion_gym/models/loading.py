@@ -1,54 +1,64 @@
 """From a model's name to a loaded model."""
 
+import dataclasses
 import os
 from pathlib import Path
+from typing import Any
 
-import diffusers
 import torch
 
-from diffusion_gym.errors import InvalidInputError, ModelLoadError, unknown_name
-from diffusion_gym.models.components import load_frozen
+from diffusion_gym.errors import InvalidInputError, unknown_name
+from diffusion_gym.models import hub
+from diffusion_gym.models.architectures import Architecture
+from diffusion_gym.models.checkpoint import Checkpoint, FolderCheckpoint
 from diffusion_gym.models.embedded import (
     EMBEDDED_DEFAULTS,
     EMOJI64,
     OTHER_DEFAULTS,
+    ModelDefaults,
     emoji64_folder,
     model_names,
 )
 from diffusion_gym.models.model import DiffusionModel
-from diffusion_gym.models.quiet import quiet_libraries
+from diffusion_gym.models.options import ModelOptions
+from diffusion_gym.models.precision import resolve_dtype
+from diffusion_gym.models.single_file import SingleFileCheckpoint
 
-DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
+KINDS_OF_NAMES = ("a diffusers folder", "a .safetensors file", "a hub id")
 
 
 def load_model(
-    name: str | os.PathLike[str] = EMOJI64, *, device: str = "cpu", dtype: str = "float32"
+    name: str | os.PathLike[str] = EMOJI64,
+    *,
+    device: str = "cpu",
+    dtype: str = "float32",
+    **options: Any,
 ) -> DiffusionModel:
     """Loads a text-to-image model.
 
     Args:
-        name: An embedded model's name, a folder in diffusers' format, or an id on the model hub.
+        name: An embedded model's name, a folder in diffusers' format, a single-file checkpoint
+            (.safetensors), or an id on the model hub.
         device: ``"auto"``, or a torch device such as ``"cpu"`` or ``"cuda:1"``.
         dtype: Precision of the frozen networks: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        **options: See `ModelOptions`.
 
     Returns:
-        The model. Its frozen networks are shared with every other model of the same folder,
+        The model. Its frozen networks are shared with every other model of the same checkpoint,
         device and precision in this process.
 
     Raises:
-        InvalidInputError: Unknown name, device or dtype.
+        InvalidInputError: Unknown name, device, dtype or option.
         ModelLoadError: The weights are missing, damaged or of an unsupported kind.
     """
-    if dtype not in DTYPES:
-        raise unknown_name("dtype", dtype, DTYPES)
+    chosen = ModelOptions.parse(options)
+    precision = resolve_dtype(dtype)
     name = os.fspath(name)
-    folder = resolve_folder(name)
-    frozen = load_frozen(folder, resolve_device(device), DTYPES[dtype])
-    return DiffusionModel(name, folder, frozen, EMBEDDED_DEFAULTS.get(name, OTHER_DEFAULTS))
+    checkpoint = find_checkpoint(name, chosen)
+    defaults = _defaults(name, checkpoint.architecture)
+    if not checkpoint.architecture.optional_parts:
+        chosen.refuse(("t5", "max_sequence_length"), "for models with a T5 text encoder")
+    return DiffusionModel(name, checkpoint, resolve_device(device), precision, chosen, defaults)
 
 
 def resolve_device(device: str) -> torch.device:
@@ -71,21 +81,35 @@ def resolve_device(device: str) -> torch.device:
     return resolved
 
 
-def resolve_folder(name: str) -> Path:
-    """Finds the diffusers folder behind a name, downloading it where the name is a hub id."""
-    if name == EMOJI64:
-        return emoji64_folder() / "pipeline"
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder
-    if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
-        raise unknown_name("model", name, [*model_names(), "a diffusers folder", "a hub id"])
-    try:
-        with quiet_libraries():
-            return Path(diffusers.DiffusionPipeline.download(name, use_safetensors=True))
-    except Exception as error:  # hub, network and format errors are of many unrelated classes
-        reason = str(error).strip().splitlines()[0]
-        raise ModelLoadError(
-            f"model {name!r} is neither an embedded model ({', '.join(model_names())}) nor a "
-            f"folder here, and it could not be had from the model hub: {reason}"
-        ) from error
+def find_checkpoint(name: str, options: ModelOptions) -> Checkpoint:
+    """Finds the checkpoint behind a name, downloading it where the name is a hub id.
+
+    Raises:
+        InvalidInputError: The name is of no kind that is known, or an option does not fit it.
+        ModelLoadError: The model is not on the hub, or cannot be had from there.
+    """
+    path = emoji64_folder() / "pipeline" if name == EMOJI64 else Path(name).expanduser()
+    if path.is_file():
+        return _single_file(path, options)
+    options.refuse(("config",), "for single-file checkpoints")
+    if path.is_dir():
+        options.refuse(("revision",), "for models on the hub")
+        return FolderCheckpoint(path, options.variant)
+    local = path.is_absolute() or name.startswith((".", "~")) or name.endswith(".safetensors")
+    if local or name.count("/") != 1:
+        raise unknown_name("model", name, [*model_names(), *KINDS_OF_NAMES])
+    return FolderCheckpoint(hub.download(name, options), options.variant)
+
+
+def _single_file(file: Path, options: ModelOptions) -> Checkpoint:
+    if file.suffix != ".safetensors":  # a pickled checkpoint could run code
+        raise InvalidInputError(f"expected a single-file checkpoint in .safetensors, got {file}")
+    options.refuse(("variant",), "for diffusers folders")
+    options.refuse(("revision",), "for models on the hub")
+    return SingleFileCheckpoint(file, hub.config_folder(file, options.config))
+
+
+def _defaults(name: str, architecture: Architecture) -> ModelDefaults:
+    if name in EMBEDDED_DEFAULTS:
+        return EMBEDDED_DEFAULTS[name]
+    return dataclasses.replace(OTHER_DEFAULTS, num_inference_steps=architecture.num_inference_steps)

@@ -1,112 +1,133 @@
 """A frozen text-to-image model as the environment sees it."""
 
-import hashlib
-from collections.abc import Mapping, Sequence
+import copy
+import math
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffusion_gym.errors import InvalidInputError
-from diffusion_gym.models.components import FrozenComponents, freeze, load_component
+from diffusion_gym.models.checkpoint import Checkpoint
+from diffusion_gym.models.consistency import check_consistency
+from diffusion_gym.models.decoder import Decoder
+from diffusion_gym.models.denoiser import Denoiser
 from diffusion_gym.models.embedded import ModelDefaults
-
-WEIGHTS_OF = ("text_encoder", "unet", "vae")
-"""The parts that a checkpoint's hash covers."""
-
-DECODE_BATCH = 32
-"""Images decoded at once; larger batches are slower on a CPU and cost memory on a GPU."""
-
-
-class PromptEmbedding(NamedTuple):
-    """What the text encoder makes of a batch of prompts.
-
-    Attributes:
-        tokens: Hidden states, ``[B, L, D]`` float32.
-        pooled: Pooled embedding, ``[B, P]`` float32, for models that have one.
-    """
-
-    tokens: Tensor
-    pooled: Tensor | None = None
-
-    @classmethod
-    def observed(cls, observation: Mapping[str, Tensor]) -> "PromptEmbedding":
-        """The embeddings in a batch of the environment's observations."""
-        return cls(observation["prompt_embedding"], observation.get("pooled_prompt_embedding"))
-
-    def select(self, rows: Tensor) -> "PromptEmbedding":
-        """The embeddings of the given rows, in their order."""
-        return PromptEmbedding(
-            self.tokens[rows], None if self.pooled is None else self.pooled[rows]
-        )
+from diffusion_gym.models.embedding import PromptEmbedding
+from diffusion_gym.models.options import ModelOptions
+from diffusion_gym.models.shared import (
+    freeze,
+    load_decoder,
+    load_text_encoders,
+    text_encoder_parts,
+)
+from diffusion_gym.models.text_encoders import TextEncoders
 
 
 class DiffusionModel:
-    """Text encoder, image decoder and scheduler of one checkpoint, all frozen.
+    """Text encoders, image decoder and scheduler of one checkpoint, all frozen.
 
     The denoiser is not among them: every policy takes a copy of its own from `new_denoiser`, so
     that training one policy can never change another, nor the environment.
+
+    Attributes:
+        name: What it was loaded by.
+        dtype: Precision of the text encoders; latents, embeddings and images are always float32.
+        options: How it was loaded.
     """
 
     def __init__(
-        self, name: str, folder: Path, components: FrozenComponents, defaults: ModelDefaults
+        self,
+        name: str,
+        checkpoint: Checkpoint,
+        device: torch.device,
+        dtype: torch.dtype,
+        options: ModelOptions,
+        defaults: ModelDefaults,
     ) -> None:
         """Use `diffusion_gym.models.load_model` instead."""
         self.name = name
-        self.folder = folder
+        self.dtype = dtype
+        self.options = options
         self.defaults = defaults
-        self._components: FrozenComponents | None = components
-        self._unet_config: dict[str, Any] = load_component(folder, "unet", config_only=True)
+        self._checkpoint = checkpoint
+        self._architecture = checkpoint.architecture
+        self._config = checkpoint.config(self._architecture.denoiser_part)
+        self._decoder: Decoder | None = load_decoder(checkpoint, device, dtype, options)
+        texts = load_text_encoders(checkpoint, device, dtype, options)
+        self._text_encoders: TextEncoders | None = texts
+        check_consistency(checkpoint, self._config, texts, self._decoder)
+        self._max_tokens = texts.encoders[0].max_tokens
+        self._check_resolution()
 
     def __repr__(self) -> str:
         return f"DiffusionModel({self.name!r}, latent_shape={self.latent_shape})"
 
     @property
-    def components(self) -> FrozenComponents:
-        """The shared networks.
+    def folder(self) -> Path:
+        """Where the checkpoint's configuration is; for a diffusers folder, all of it."""
+        return self._checkpoint.folder
+
+    @property
+    def decoder(self) -> Decoder:
+        """The shared image decoder.
 
         Raises:
             InvalidInputError: The model has been closed.
         """
-        if self._components is None:
+        if self._decoder is None:
             raise InvalidInputError(f"model {self.name!r} was closed; load it again")
-        return self._components
+        return self._decoder
+
+    @property
+    def text_encoders(self) -> TextEncoders:
+        """The shared text encoders.
+
+        Raises:
+            InvalidInputError: They have been freed, or the model has been closed.
+        """
+        _ = self.decoder
+        if self._text_encoders is None:
+            raise InvalidInputError(
+                f"the text encoders of model {self.name!r} were freed (free_text_encoders): "
+                "expected one of the prompts that were encoded before, got another"
+            )
+        return self._text_encoders
 
     @property
     def device(self) -> torch.device:
         """Where the frozen networks live."""
-        return self.components.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Precision of the frozen networks; latents and images are always float32."""
-        return self.components.dtype
+        return self.decoder.device
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """Shape of one latent, ``(C, h, w)``."""
-        size = self._unet_config["sample_size"]
+        size = self._config["sample_size"]
+        if self.options.resolution is not None:
+            size = self.options.resolution // self.decoder.upscaling
         height, width = (size, size) if isinstance(size, int) else size
-        return int(self._unet_config["in_channels"]), int(height), int(width)
+        return int(self._config["in_channels"]), int(height), int(width)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Shape of one decoded image, ``(3, H, W)``."""
         _, height, width = self.latent_shape
-        scale = self.components.upscaling
+        scale = self.decoder.upscaling
         return 3, height * scale, width * scale
 
     @property
     def prompt_embedding_shape(self) -> tuple[int, int]:
         """Shape of one prompt's hidden states, ``(L, D)``."""
-        return self.components.max_tokens, int(self._unet_config["cross_attention_dim"])
+        return self._architecture.embedding_shape(self._config, self._max_tokens, self.options)
 
     @property
     def pooled_embedding_shape(self) -> tuple[int] | None:
-        """Shape of one prompt's pooled embedding, or None where the model has none."""
-        return None
+        """Shape of one prompt's pooled embedding, ``(P,)``, or None where the model has none."""
+        size = self._architecture.pooled_size(self._config)
+        return None if size is None else (size,)
 
     @property
     def default_prompts(self) -> str:
@@ -125,68 +146,85 @@ class DiffusionModel:
 
     @cached_property
     def weights_hash(self) -> str:
-        """SHA-256 over the weight files that are used, in the order of their paths.
+        """SHA-256, in hex, of the weights that are used, those of the denoiser included.
 
-        Other parts, such as a safety checker, and variants (``….fp16.safetensors``) are left out:
-        whether a copy of the checkpoint has them depends on how it was downloaded.
+        For a folder: of its weight files' paths and contents. For a single-file checkpoint: of
+        the file's content.
         """
-        digest = hashlib.sha256()
-        files = [file for part in WEIGHTS_OF for file in (self.folder / part).glob("*.safetensors")]
-        for file in sorted(file for file in files if "." not in file.stem):
-            digest.update(file.relative_to(self.folder).as_posix().encode())
-            with file.open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
-        return digest.hexdigest()
+        texts = text_encoder_parts(self._checkpoint, self.options)
+        return self._checkpoint.weights_hash((*texts, self._architecture.denoiser_part, "vae"))
 
     @cached_property
     def null_embedding(self) -> PromptEmbedding:
-        """Embedding of the empty prompt, for classifier-free guidance, ``[1, L, D]``."""
-        return self.encode([""])
+        """Embedding of no prompt, for classifier-free guidance, of one row.
+
+        That of the empty prompt, or zeros where the model was made so (Stable Diffusion XL).
+        """
+        if not self._architecture.null_is_zero(self._checkpoint.index):
+            return self.encode([""])
+        pooled = self.pooled_embedding_shape
+        return PromptEmbedding(
+            torch.zeros(1, *self.prompt_embedding_shape, device=self.device),
+            None if pooled is None else torch.zeros(1, *pooled, device=self.device),
+        )
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> PromptEmbedding:
-        """Encodes prompts; text beyond the encoder's context is cut off, as diffusers does.
+        """Encodes prompts; text beyond the encoders' context is cut off, as diffusers does.
 
         Returns:
-            The embeddings, ``[B, L, D]`` float32 on the model's device.
-        """
-        parts = self.components
-        ids = parts.tokenizer(
-            list(prompts),
-            padding="max_length",
-            max_length=parts.max_tokens,
-            truncation=True,
-            return_tensors="pt",
-        ).input_ids
-        return PromptEmbedding(parts.text_encoder(ids.to(parts.device))[0].float())
+            The embeddings of B rows, float32 on the model's device.
 
-    @torch.no_grad()
+        Raises:
+            InvalidInputError: The text encoders have been freed.
+        """
+        encoders = self.text_encoders.encoders
+        return self._architecture.encode(encoders, prompts, self.prompt_embedding_shape)
+
     def decode(self, latents: Tensor) -> Tensor:
         """Decodes latents ``[B, C, h, w]`` to images ``[B, 3, H, W]``, float32 in [0, 1]."""
-        parts = self.components
-        scaled = latents.to(parts.device, parts.dtype) / parts.scaling_factor + parts.shift_factor
-        images = [
-            parts.vae.decode(chunk, return_dict=False)[0].float()
-            for chunk in torch.split(scaled, DECODE_BATCH)
-        ]
-        return (torch.cat(images) / 2 + 0.5).clamp(0, 1)
+        return self.decoder.decode(latents)
 
     @property
     def scheduler(self) -> Any:
         """A fresh diffusers scheduler, as the checkpoint configures it."""
-        return load_component(self.folder, "scheduler")
+        return self._checkpoint.small_part("scheduler")
 
-    def new_denoiser(self) -> nn.Module:
+    def new_denoiser(self) -> Denoiser:
         """Loads a denoiser of the caller's own: float32, frozen, in eval mode, on the device."""
         device = self.device
-        denoiser: nn.Module = load_component(self.folder, "unet", torch.float32)
-        return freeze(denoiser, device)
+        network = self._checkpoint.network(self._architecture.denoiser_part, torch.float32)
+        _, height, width = self.image_shape
+        return self._architecture.wrap(freeze(network, device), (height, width)).to(device).eval()
 
     def share(self) -> "DiffusionModel":
         """Another handle on the same networks: closing one leaves the other usable."""
-        return DiffusionModel(self.name, self.folder, self.components, self.defaults)
+        _ = self.decoder
+        return copy.copy(self)
+
+    def free_text_encoders(self) -> None:
+        """Lets go of the text encoders; their memory is freed with their last user.
+
+        Afterwards there is only `null_embedding`, and what was encoded before.
+        """
+        _ = self.null_embedding
+        self._text_encoders = None
 
     def close(self) -> None:
         """Lets go of the frozen networks; their memory is freed with their last user."""
-        self._components = None
+        self._decoder = None
+        self._text_encoders = None
         self.__dict__.pop("null_embedding", None)
+
+    def _check_resolution(self) -> None:
+        asked = self.options.resolution
+        cell = self.decoder.upscaling * self._architecture.patch_size(self._config)
+        largest = self._architecture.largest_latent(self._config) * self.decoder.upscaling
+        for size in self.image_shape[1:]:
+            if size % cell or size > largest or (asked or size) != size:
+                raise InvalidInputError(
+                    f"expected a resolution of model {self.name!r} that is a multiple of {cell} "
+                    f"pixels"
+                    + (f" up to {largest:g}" if largest < math.inf else "")
+                    + f", got {asked or self.image_shape[1:]}"
+                )

@@ -17,15 +17,15 @@ def quiet_libraries() -> Iterator[None]:
     no concern to anybody.
     """
     levels = {library: library.get_verbosity() for library in _LOGS}
-    bars = transformers_logging.is_progress_bar_enabled()
+    with_bars = [library for library in _LOGS if library.is_progress_bar_enabled()]
     for library in _LOGS:
         library.set_verbosity(CRITICAL)
-    transformers_logging.disable_progress_bar()
+        library.disable_progress_bar()
     try:
         yield
     finally:
-        if bars:
-            transformers_logging.enable_progress_bar()
+        for library in with_bars:
+            library.enable_progress_bar()
         for library, level in levels.items():
             library.set_verbosity(level)
 

@@ -55,11 +55,13 @@ def hindsight(episodes: FinishedEpisodes, num_steps: int) -> Hindsight:
         InvalidInputError: If credit or mask is not ``[N, T]`` or the advantage not ``[N]``.
     """
     count = len(episodes)
-    extras = {key: torch.as_tensor(value) for key, value in episodes.extras.items()}
     shapes = {
         "credit": (count, num_steps),
         "step_mask": (count, num_steps),
         "advantage": (count,),
+    }
+    extras = {
+        key: torch.as_tensor(episodes.extras[key]) for key in shapes if key in episodes.extras
     }
     for key, value in extras.items():
         if value.shape != shapes[key]:

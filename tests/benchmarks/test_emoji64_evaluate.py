@@ -49,7 +49,7 @@ def test_embedded_model_draws_what_captions_state(model, judges):
 
 def test_embedded_autoencoder_and_clip_have_their_figures(model, judges):
     generator = torch.Generator().manual_seed(0)
-    autoencoder = measure_autoencoder(model.components.vae, Composer(), 64, generator)
+    autoencoder = measure_autoencoder(model.decoder.vae, Composer(), 64, generator)
     assert autoencoder["PSNR, grid scenes, dB"] > 33
     clip = measure_clip(judges.clip, Composer(), 128, generator)
     assert clip["retrieval of a caption that fits"] > 0.95

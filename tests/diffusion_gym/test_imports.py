@@ -14,7 +14,17 @@ ROOT = Path(diffusion_gym.__file__).parent
 #: What each part of the package may import from the package: itself and what stands before it.
 LAYERS = (
     ("errors", "registration"),
-    ("scheduler_config", "schedule", "scenes", "prompts", "rewards", "models"),
+    (
+        "scheduler_config",
+        "denoising",
+        "schedule",
+        "flow_schedule",
+        "samplers",
+        "scenes",
+        "prompts",
+        "rewards",
+        "models",
+    ),
     ("episodes", "forking", "infos", "predictions", "prompt_table", "rendering"),
     ("reset_options", "spaces", "state", "task", "validation"),
     ("vector_env",),

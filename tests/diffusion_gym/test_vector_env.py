@@ -229,7 +229,7 @@ def test_prompt_embedding_looks_ids_up_whatever_they_come_in():
 
 
 def test_prompts_beyond_the_cache_are_encoded_again(monkeypatch):
-    monkeypatch.setattr("diffusion_gym.prompt_table.CACHE_SIZE", 2)
+    monkeypatch.setattr("diffusion_gym.prompt_table.CACHE_BYTES", 2 * 4 * 24 * 128)  # of two
     envs = make_vec()
     whole = envs.prompt_embedding([0, 1, 2, 3]).tokens
     assert torch.equal(envs.prompt_embedding([2, 0, 3]).tokens, whole[[2, 0, 3]])

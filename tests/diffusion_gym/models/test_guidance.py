@@ -39,7 +39,7 @@ def test_guidance_1_is_one_undoubled_pass(model, denoiser, inputs):
             denoiser, lambda null=null: predict_noise(denoiser, *inputs, null_embedding=null)
         )
         assert seen == [3]
-    expected = denoiser(latents, timesteps, embedding.tokens).sample
+    expected = denoiser.network(latents, timesteps, embedding.tokens).sample
     assert torch.equal(predict_noise(denoiser, *inputs), expected)
 
 
@@ -51,8 +51,9 @@ def test_guidance_is_the_formula_on_two_separate_passes(model, denoiser, inputs,
         guided = predict_noise(
             denoiser, *inputs, null_embedding=model.null_embedding, guidance=guidance
         )
-        conditional = denoiser(latents, timesteps, embedding.tokens).sample
-        unconditional = denoiser(latents, timesteps, null.tokens.expand(3, -1, -1)).sample
+        conditional = denoiser.network(latents, timesteps, embedding.tokens).sample
+        empty = null.tokens.expand(3, -1, -1)
+        unconditional = denoiser.network(latents, timesteps, empty).sample
     expected = unconditional + guidance * (conditional - unconditional)
     torch.testing.assert_close(guided, expected, rtol=1e-4, atol=1e-4)
     assert (conditional[0] - unconditional[0]).abs().max() > 0.05

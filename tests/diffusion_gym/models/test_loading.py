@@ -61,7 +61,7 @@ def test_loading_prints_nothing(checkpoint, noise):
 def test_the_embedded_model_is_found_by_name_and_by_folder():
     assert model_names() == ["emoji-64"]
     assert load_model("emoji-64").folder == emoji64_folder() / "pipeline"
-    assert load_model(EMBEDDED).components is load_model().components
+    assert load_model(EMBEDDED).decoder is load_model().decoder
     assert load_model(str(EMBEDDED)).name == str(EMBEDDED)
 
 
@@ -86,8 +86,8 @@ def test_a_hub_id_while_offline(monkeypatch, noise):
         load_model("nobody/no-such-model")
     message = str(caught.value)
     assert message.startswith(
-        "model 'nobody/no-such-model' is neither an embedded model (emoji-64) nor a folder here, "
-        "and it could not be had from the model hub: "
+        "model 'nobody/no-such-model' is neither an embedded model (emoji-64) nor a folder or file "
+        "here, and it could not be had from the model hub: "
     )
     assert "\n" not in message
     assert noise() == ""
@@ -134,7 +134,9 @@ def test_a_folder_without_model_index(tmp_path):
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"vae": "AutoencoderKL"}'])
 def test_a_damaged_model_index(checkpoint, noise, text):
     (checkpoint.folder / "model_index.json").write_text(text)
-    refused(checkpoint, noise, "expected model_index.json naming a vae, got ")
+    refused(
+        checkpoint, noise, "expected model_index.json naming a pipeline as its _class_name, got "
+    )
 
 
 @pytest.mark.parametrize(
@@ -239,7 +241,11 @@ def test_damaged_tokenizers(checkpoint, noise):
     ("file", "changes", "message"),
     [
         ("unet/config.json", {"in_channels": 33}, "the 16 latent channels of the vae, got in_ch"),
-        ("unet/config.json", {"cross_attention_dim": 2048}, "more than one text encoder"),
+        (
+            "unet/config.json",
+            {"cross_attention_dim": 2048},
+            "width 128, got cross_attention_dim=2048",
+        ),
         ("unet/config.json", {"addition_embed_type": "text_time"}, "addition_embed_type='text_t"),
         ("unet/config.json", {"class_embed_type": "timestep"}, "class_embed_type='timestep'"),
         ("unet/config.json", {"sample_size": None}, "states its sample_size"),

@@ -9,7 +9,7 @@ import torch
 
 from diffusion_gym.errors import InvalidInputError
 from diffusion_gym.models import load_model
-from diffusion_gym.models.model import DECODE_BATCH
+from diffusion_gym.models.decoder import DECODE_BATCH
 
 # v0 freezes numbers: other weights are another model, and make a v1.
 EMOJI64_HASH = "776b27007e9d3be720b8b26d4aeaf783de31bdfb6368d8756ea5ed7612da2824"
@@ -106,8 +106,8 @@ def test_new_denoiser_is_the_checkpoints_unet(model, pipeline):
     assert not denoiser.training
     assert not any(weight.requires_grad for weight in denoiser.parameters())
     weights = pipeline.unet.state_dict()
-    assert denoiser.state_dict().keys() == weights.keys()
-    for name, weight in denoiser.state_dict().items():
+    assert denoiser.network.state_dict().keys() == weights.keys()
+    for name, weight in denoiser.network.state_dict().items():
         assert weight.dtype == torch.float32
         assert torch.equal(weight, weights[name].float()), name
 
@@ -121,16 +121,24 @@ def test_denoisers_are_independent_copies(model):
         assert all(torch.equal(weight, before[name]) for name, weight in fresh.named_parameters())
 
 
+def networks(model):
+    """The frozen networks of a model with one text encoder."""
+    return model.decoder.vae, model.text_encoders.encoders[0].network
+
+
 def test_frozen_networks_are_shared_and_freed_with_their_last_user(checkpoint):
     first, second = load_model(str(checkpoint.folder)), load_model(checkpoint.folder)
     detour = load_model(str(checkpoint.folder / "vae" / ".."))
     half = load_model(str(checkpoint.folder), dtype="bfloat16")
     shared = first.share()
-    assert first.components is second.components is detour.components is shared.components
-    assert half.components is not first.components
-    assert load_model().components is not first.components
+    for part in ("decoder", "text_encoders"):
+        shared_by_all = getattr(first, part)
+        assert all(getattr(model, part) is shared_by_all for model in (second, detour, shared))
+        assert getattr(half, part) is not shared_by_all
+        assert getattr(load_model(), part) is not shared_by_all
 
-    watched = [weakref.ref(first.components.vae), weakref.ref(first.components.text_encoder)]
+    watched = [weakref.ref(network) for network in networks(first)]
+    del shared_by_all
     _ = first.null_embedding
     first.close()
     first.close()
@@ -147,7 +155,7 @@ def test_frozen_networks_are_shared_and_freed_with_their_last_user(checkpoint):
 
 def test_a_forgotten_model_is_freed_without_being_closed(checkpoint):
     model = load_model(checkpoint.folder)
-    watched = weakref.ref(model.components.vae)
+    watched = weakref.ref(model.decoder.vae)
     del model
     gc.collect()
     assert watched() is None
@@ -199,7 +207,7 @@ def test_one_changed_byte_changes_the_hash(checkpoint, part):
 def test_other_precisions_keep_latents_and_images_in_float32(model, dtype):
     half = load_model(dtype=dtype)
     assert half.dtype == getattr(torch, dtype)
-    for network in (half.components.vae, half.components.text_encoder):
+    for network in networks(half):
         assert {weight.dtype for weight in network.parameters()} == {half.dtype}
     embedding = half.encode(PROMPTS).tokens
     latents = noise(2, *half.latent_shape)

@@ -27,7 +27,7 @@ def test_its_shapes_and_defaults(model):
     assert model.prompt_embedding_shape == (24, 32)
     assert model.default_reward == "jpeg_compressibility"
     assert model.default_num_inference_steps == 50
-    assert model.default_prompts == "emoji-objects"
+    assert model.default_prompts == "animals"
 
 
 def test_its_values_are_those_of_diffusers(model, pipeline):

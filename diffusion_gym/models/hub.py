@@ -1,0 +1,103 @@
+"""Models and configurations from the model hub."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import diffusers
+from diffusers.loaders.single_file_utils import fetch_diffusers_config, load_single_file_checkpoint
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from diffusion_gym.errors import ModelLoadError
+from diffusion_gym.models.embedded import model_names
+from diffusion_gym.models.options import ModelOptions
+from diffusion_gym.models.quiet import quiet_libraries
+
+UNUSED_PARTS = ("safety_checker", "feature_extractor", "image_encoder")
+SMALL_FILES = ("*.json", "*/*.json", "*.txt", "*/*.txt", "*/*.model")
+
+
+def download(name: str, options: ModelOptions) -> Path:
+    """The diffusers folder behind a hub id, downloaded where it is not in the cache yet.
+
+    Raises:
+        ModelLoadError: It cannot be had.
+    """
+    unused = UNUSED_PARTS if options.t5 else (*UNUSED_PARTS, "text_encoder_3", "tokenizer_3")
+    try:
+        with quiet_libraries():
+            return Path(
+                diffusers.DiffusionPipeline.download(
+                    name,
+                    use_safetensors=True,
+                    variant=options.variant,
+                    revision=options.revision,
+                    **dict.fromkeys(unused),  # parts that are given need no download
+                )
+            )
+    except Exception as error:  # hub, network and format errors are of many unrelated classes
+        raise ModelLoadError(
+            f"model {name!r} is neither an embedded model ({', '.join(model_names())}) nor a "
+            "folder or file here, and it could not be had from the model hub: "
+            f"{_reason(error, name)}"
+        ) from error
+
+
+def config_folder(file: Path, config: str | None) -> Path:
+    """The folder that says what is in a single-file checkpoint.
+
+    Args:
+        file: The checkpoint.
+        config: A folder or hub id; None lets diffusers find out what kind of model it is, and
+            take the configuration of the first such model from the hub.
+
+    Raises:
+        ModelLoadError: It cannot be had.
+    """
+    if config is not None and Path(config).expanduser().is_dir():
+        return Path(config).expanduser()
+    repository = config
+    try:
+        with quiet_libraries():
+            if repository is None:
+                weights = load_single_file_checkpoint(str(file))
+                repository = str(fetch_diffusers_config(weights)["pretrained_model_name_or_path"])
+            return Path(snapshot_download(repository, allow_patterns=list(SMALL_FILES)))
+    except Exception as error:  # as above, and those of a damaged file
+        wanted = "the model hub" if repository is None else f"{repository!r} on the model hub"
+        raise ModelLoadError(
+            f"a single-file checkpoint has no configuration: that of {file} was looked for in "
+            f"{wanted}, and could not be had: {_reason(error, repository)}. Expected a "
+            "connection, or the model option config='path/to/folder', a diffusers folder of the "
+            "same kind of model (its small files suffice)"
+        ) from error
+
+
+def _reason(error: Exception, repository: str | None) -> str:
+    """Why the hub did not deliver, in one line."""
+    causes = list(_causes(error))
+    if any(isinstance(cause, GatedRepoError) for cause in causes):
+        return (
+            f"it is gated: accept its terms at https://huggingface.co/{repository}, then log in "
+            "with 'hf auth login'"
+        )
+    if any(isinstance(cause, RevisionNotFoundError) for cause in causes):
+        return f"{repository!r} has no such revision"
+    if any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
+        return f"the hub shows no {repository!r}: it does not exist, or is private"
+    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    offline = (ConnectionError, LocalEntryNotFoundError)
+    if any(isinstance(cause, offline) for cause in causes):
+        return f"it is not in the cache, and there is no connection to the hub ({first})"
+    return first
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

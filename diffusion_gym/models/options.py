@@ -1,0 +1,92 @@
+"""How a model is to be loaded, beyond its name, device and precision."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from diffusion_gym.errors import InvalidInputError, unknown_name
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelOptions:
+    """Options of `diffusion_gym.models.load_model`; the defaults suit the small models.
+
+    Attributes:
+        variant: Which of a checkpoint's files to load, as in ``model.fp16.safetensors``: "fp16".
+            Parts that have no file of it are loaded from their only one.
+        revision: Branch, tag or commit of a model on the hub.
+        config: Folder, or hub id, that says what is in a single-file checkpoint: a diffusers
+            folder of the same kind of model, of which only the small files are needed.
+        resolution: Height and width of the images in pixels; None is what the checkpoint was made
+            for.
+        vae_dtype: Precision of the image decoder; None is that of the other networks, but float32
+            instead of float16 where the decoder's configuration says that float16 overflows.
+        vae_slicing: Decode one image at a time, which takes less memory.
+        vae_tiling: Decode large images in overlapping tiles, which takes less memory and changes
+            the images slightly.
+        free_text_encoders: Let go of the text encoders when the environment's prompts are
+            encoded. Prompts it has not met by then are refused.
+        t5: Load Stable Diffusion 3's third and largest text encoder; without it the model still
+            works, understanding less.
+        max_sequence_length: Tokens of that encoder.
+    """
+
+    variant: str | None = None
+    revision: str | None = None
+    config: str | None = None
+    resolution: int | None = None
+    vae_dtype: str | None = None
+    vae_slicing: bool = False
+    vae_tiling: bool = False
+    free_text_encoders: bool = False
+    t5: bool = True
+    max_sequence_length: int = 256
+
+    @classmethod
+    def parse(cls, options: Mapping[str, Any]) -> "ModelOptions":
+        """Options by name, checked.
+
+        Raises:
+            InvalidInputError: For an unknown option or a value of a wrong type.
+        """
+        if not isinstance(options, Mapping):
+            raise InvalidInputError(
+                f"expected model options as a mapping from names to values, got {options!r}"
+            )
+        values = {name: _plain(value) for name, value in options.items()}
+        for name, value in values.items():
+            if name not in _TYPES:
+                raise unknown_name("model option", name, _TYPES)
+            expected = _TYPES[name]
+            if type(value) is not expected and not (value is None and name in _NULLABLE):
+                raise InvalidInputError(
+                    f"expected model option {name!r} to be of type {expected.__name__}, "
+                    f"got {value!r}"
+                )
+            if isinstance(value, int) and expected is int and value < 1:
+                raise InvalidInputError(f"expected model option {name!r} above 0, got {value}")
+        return cls(**values)
+
+    def refuse(self, names: tuple[str, ...], why: str) -> None:
+        """Refuses options that would have no effect.
+
+        Raises:
+            InvalidInputError: If one of them was given.
+        """
+        for field in dataclasses.fields(self):
+            if field.name in names and getattr(self, field.name) != field.default:
+                raise InvalidInputError(
+                    f"model option {field.name!r} is {why}, got "
+                    f"{field.name}={getattr(self, field.name)!r}"
+                )
+
+
+def _plain(value: Any) -> Any:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+_NULLABLE = tuple(f.name for f in dataclasses.fields(ModelOptions) if f.default is None)
+_TYPES: dict[str, type] = {
+    f.name: str if f.default is None else type(f.default) for f in dataclasses.fields(ModelOptions)
+} | {"resolution": int}
