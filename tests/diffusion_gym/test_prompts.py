@@ -1,14 +1,13 @@
-"""Prompt sets, files and lists."""
+"""Prompt sets and lists."""
 
 import hashlib
-import json
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
 from diffusion_gym.errors import InvalidInputError
 from diffusion_gym.prompts import Prompts, PromptSet, load_prompts, prompt_set_names
+from diffusion_gym.prompts.b2_templates import ACTIVITIES
 from diffusion_gym.scenes import OBJECTS, parse
 
 
@@ -43,10 +42,59 @@ def test_emoji_captions_cover_the_grammar() -> None:
         ("emoji-objects:held_out", "ce4570f95552"),
         ("emoji-captions:train", "1d3fa77704a0"),
         ("emoji-captions:held_out", "8f628c660f56"),
+        # Taken of the lists in the methods' repositories, in the same way.
+        ("animals:train", "9f86b8fb6cb1"),
+        ("animals:held_out", "e31390585961"),
+        ("imagenet-animals:train", "0cac1c31c4b9"),
+        ("b2-activities:train", "759da18b256e"),
+        ("b2-activities:held_out", "c8a386e91adc"),
+        ("b2-colours:train", "c0c9c2f1839e"),
+        ("b2-colours:held_out", "97b9c738d8f7"),
+        ("b2-relations:train", "4f334de08993"),
+        ("b2-relations:held_out", "189263948af3"),
     ],
 )
 def test_built_in_sets_never_change(spec: str, content_hash: str) -> None:
     assert load_prompts(spec).content_hash.startswith(content_hash)
+
+
+@pytest.mark.parametrize(
+    ("name", "train", "held_out", "first", "last"),
+    [
+        ("animals", 45, 8, "cat", "jellyfish"),
+        ("b2-activities", 45, 90, "a cat washing dishes", "a kangaroo riding a bike"),
+        ("b2-colours", 40, 40, "red apple", "white brussels sprouts"),
+        ("b2-relations", 40, 30, "chair under umbrella", "road on the left of tree"),
+    ],
+)
+def test_published_sets(name: str, train: int, held_out: int, first: str, last: str) -> None:
+    parts = load_prompts(name), load_prompts(f"{name}:held_out")
+    assert tuple(map(len, parts)) == (train, held_out)
+    assert (parts[0][0], parts[1][-1]) == (first, last)
+
+
+def test_imagenet_animals_have_all_their_names_and_nothing_held_out() -> None:
+    prompts = load_prompts("imagenet-animals")
+    assert len(prompts) == 398
+    assert prompts[0] == "tench, Tinca tinca"
+    with pytest.raises(InvalidInputError, match="imagenet-animals:held_out must hold at least one"):
+        load_prompts("imagenet-animals:held_out")
+
+
+def test_the_templates_are_what_they_say() -> None:
+    animals = load_prompts("animals").texts
+    activities = [*load_prompts("b2-activities"), *load_prompts("b2-activities:held_out")]
+    everything = {f"a {animal} {activity}" for animal in animals for activity in ACTIVITIES}
+    assert set(activities) == everything
+    trained = {prompt.split(" ", 1)[1] for prompt in load_prompts("b2-colours")}
+    tested = {prompt.split(" ", 1)[1] for prompt in load_prompts("b2-colours:held_out")}
+    assert len(trained) == 20
+    assert trained < tested
+    relations = ("behind", "in the front of")
+    assert not [text for text in load_prompts("b2-relations") if any(r in text for r in relations)]
+    held_out = load_prompts("b2-relations:held_out")
+    assert sum(any(f" {r} " in text for r in relations) for text in held_out) == 10
+    assert "trash can in the front of cabinet" in held_out.texts
 
 
 def test_train_is_the_default_part() -> None:
@@ -68,54 +116,14 @@ def test_the_hash_is_that_of_texts_and_order() -> None:
     assert Prompts("other name", ("a cat", "a dog")).content_hash == expected
 
 
-def test_text_files_hold_one_prompt_a_line(tmp_path: Path) -> None:
-    file = tmp_path / "prompts.txt"
-    file.write_text("a cat\n\n  ein Bär \n", encoding="utf-8")
-    assert load_prompts(str(file)).texts == ("a cat", "ein Bär")
-    assert load_prompts(f"{file}:train").texts == ("a cat", "ein Bär")
-    with pytest.raises(InvalidInputError, match="held_out must hold at least one prompt"):
-        load_prompts(f"{file}:held_out")
-
-
-def test_json_files_hold_a_list_or_both_parts(tmp_path: Path) -> None:
-    file = tmp_path / "prompts.json"
-    file.write_text(json.dumps(["a cat", "a dog"]))
-    assert load_prompts(str(file)).texts == ("a cat", "a dog")
-    file.write_text(json.dumps({"train": ["a cat"], "held_out": ["a dog"]}))
-    assert load_prompts(str(file)).texts == ("a cat",)
-    assert load_prompts(f"{file}:held_out").texts == ("a dog",)
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "reason"),
-    [
-        ("p.txt", "\n \n", "at least one prompt"),
-        ("p.txt", "a cat\na dog\na cat\n", r"twice or more: \['a cat'\]"),
-        ("p.json", "{", "not valid JSON"),
-        ("p.json", "[]", "at least one prompt"),
-        ("p.json", '[["a cat"]]', "must hold a list of prompts"),
-        ("p.json", '"a cat"', "must hold a list of prompts"),
-        ("p.json", '{"test": ["a cat"]}', "must hold a list of prompts"),
-        ("p.json", '{"train": ["a cat", " "]}', "prompt 1 must be a text that is not empty"),
-        ("p.json", '{"train": ["a cat"], "held_out": ["a cat"]}', r"share \['a cat'\]"),
-    ],
-)
-def test_bad_files_are_refused(tmp_path: Path, name: str, content: str, reason: str) -> None:
-    file = tmp_path / name
-    file.write_text(content)
-    with pytest.raises(InvalidInputError, match=reason) as error:
-        load_prompts(str(file))
-    assert str(file) in str(error.value)
-
-
 @pytest.mark.parametrize(
     ("spec", "reason"),
     [
-        ([], "at least one prompt"),
+        ([], "list must hold at least one prompt"),
         (["a cat", ""], "prompt 1 must be a text"),
         (["a cat", 3], "prompt 1 must be a text"),
         (["a cat", "a cat"], "twice or more"),
-        ("emoji", r"unknown prompt set 'emoji'; known: emoji-captions\[:held_out\]"),
+        ("emoji", r"unknown prompt set 'emoji'; known: animals\[:held_out\], .*emoji-captions"),
         ("emoji-objects:test", "unknown prompt set 'emoji-objects:test'"),
         ("nowhere.txt", "nowhere.txt does not exist"),
     ],
@@ -128,5 +136,5 @@ def test_bad_specifications_are_refused(spec: object, reason: str) -> None:
 def test_no_prompt_is_both_trained_and_tested() -> None:
     with pytest.raises(InvalidInputError, match="train and held_out share"):
         PromptSet("mine", ("a cat", "a dog"), ("a dog",))
-    for name in prompt_set_names():
+    for name in set(prompt_set_names()) - {"imagenet-animals"}:
         assert not set(load_prompts(name)) & set(load_prompts(f"{name}:held_out"))

@@ -1,0 +1,56 @@
+"""Prompts by the name of a built-in set, from a file, or as a list."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from diffusion_gym.errors import unknown_name
+from diffusion_gym.prompts.animals import animals, imagenet_animals
+from diffusion_gym.prompts.b2_templates import b2_activities, b2_colours, b2_relations
+from diffusion_gym.prompts.emoji import emoji_captions, emoji_objects
+from diffusion_gym.prompts.files import READERS, read_prompt_file
+from diffusion_gym.prompts.prompt_set import SPLITS, Prompts, PromptSet
+
+BUILT_IN: Mapping[str, Callable[[], PromptSet]] = {
+    "animals": animals,
+    "b2-activities": b2_activities,
+    "b2-colours": b2_colours,
+    "b2-relations": b2_relations,
+    "emoji-captions": emoji_captions,
+    "emoji-objects": emoji_objects,
+    "imagenet-animals": imagenet_animals,
+}
+
+
+def prompt_set_names() -> tuple[str, ...]:
+    """Returns the names of the built-in prompt sets, sorted."""
+    return tuple(sorted(BUILT_IN))
+
+
+def load_prompts(spec: str | Sequence[str]) -> Prompts:
+    """Loads prompts.
+
+    Args:
+        spec: The name of a built-in set; or the path of a file of one of the formats that
+            `diffusion_gym.prompts.files` describes; or the prompts themselves. After a name or a
+            path, ":train" (the default) or ":held_out" chooses the part. All prompts of a file are
+            its part "train", except for a ``.json`` file that holds both parts by name.
+
+    Raises:
+        InvalidInputError: The set or file does not exist, does not have that part, or does not
+            hold different prompts that are not empty.
+    """
+    if not isinstance(spec, str):
+        return Prompts("list", tuple(spec))
+    source, colon, split = spec.rpartition(":")
+    if not colon or split not in SPLITS:
+        source, split = spec, SPLITS[0]
+    if source in BUILT_IN:
+        return BUILT_IN[source]().split(split)
+    file = Path(source)
+    if file.suffix.lower() in READERS:
+        return PromptSet(source, **read_prompt_file(file)).split(split)
+    parts = ", ".join(f"{name}[:held_out]" for name in prompt_set_names())
+    suffixes = ", ".join(READERS)
+    raise unknown_name(
+        "prompt set", spec, [parts, f"the path of a file ({suffixes})", "or a list of texts"]
+    )

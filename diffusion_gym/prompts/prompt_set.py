@@ -1,0 +1,86 @@
+"""Lists of prompts, and sets of two lists: to train on and to test on."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import overload
+
+from diffusion_gym.errors import InvalidInputError
+
+SPLITS = ("train", "held_out")
+"""The parts of a set; the first is the default."""
+
+
+@dataclass(frozen=True)
+class Prompts(Sequence[str]):
+    """A list of different prompts.
+
+    Attributes:
+        name: Where it comes from, for logs and files.
+        texts: The prompts.
+
+    Raises:
+        InvalidInputError: There is no prompt, or one is empty, no text, or there twice.
+    """
+
+    name: str
+    texts: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """Checks the texts."""
+        if not self.texts:
+            raise InvalidInputError(f"{self.name} must hold at least one prompt, got none")
+        for position, text in enumerate(self.texts):
+            if not isinstance(text, str) or not text.strip():
+                raise InvalidInputError(
+                    f"{self.name}: prompt {position} must be a text that is not empty, got {text!r}"
+                )
+        twice = [text for text, times in Counter(self.texts).items() if times > 1]
+        if twice:
+            raise InvalidInputError(f"{self.name}: prompts must differ, got twice or more: {twice}")
+
+    @property
+    def content_hash(self) -> str:
+        """SHA-256 of the texts and their order, as hexadecimal digits."""
+        return hashlib.sha256(json.dumps(self.texts).encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[str, ...]: ...
+    def __getitem__(self, index: int | slice) -> str | tuple[str, ...]:
+        return self.texts[index]
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """Prompts to train on, and prompts to test on that were never trained on.
+
+    Attributes:
+        name: The set's name.
+        train: Prompts for training.
+        held_out: Prompts for testing; may be empty.
+
+    Raises:
+        InvalidInputError: A prompt is in both.
+    """
+
+    name: str
+    train: tuple[str, ...]
+    held_out: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Checks that nothing is tested that was trained."""
+        both = sorted(set(self.train) & set(self.held_out))
+        if both:
+            raise InvalidInputError(f"{self.name}: train and held_out share {both}")
+
+    def split(self, split: str) -> Prompts:
+        """Returns one part, "train" or "held_out"."""
+        texts = {"train": self.train, "held_out": self.held_out}
+        return Prompts(f"{self.name}:{split}", texts[split])

@@ -1,0 +1,145 @@
+"""Prompts from files, in the formats of the field's standard sets."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from diffusion_gym.errors import InvalidInputError
+from diffusion_gym.prompts import load_prompts
+
+
+def test_text_files_hold_one_prompt_a_line(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_text("a cat\n\n  ein Bär \n", encoding="utf-8")
+    assert load_prompts(str(file)).texts == ("a cat", "ein Bär")
+    assert load_prompts(f"{file}:train").texts == ("a cat", "ein Bär")
+    with pytest.raises(InvalidInputError, match="held_out must hold at least one prompt"):
+        load_prompts(f"{file}:held_out")
+
+
+def test_json_files_hold_a_list_or_both_parts(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.json"
+    file.write_text(json.dumps(["a cat", "a dog"]))
+    assert load_prompts(str(file)).texts == ("a cat", "a dog")
+    file.write_text(json.dumps({"train": ["a cat"], "held_out": ["a dog"]}))
+    assert load_prompts(str(file)).texts == ("a cat",)
+    assert load_prompts(f"{file}:held_out").texts == ("a dog",)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("p.txt", "\n \n", "at least one prompt"),
+        ("p.json", "{", "not valid JSON"),
+        ("p.json", "[]", "at least one prompt"),
+        ("p.json", '[["a cat"]]', "must hold a list of prompts"),
+        ("p.json", '"a cat"', "must hold a list of prompts"),
+        ("p.json", '{"test": ["a cat"]}', "must hold a list of prompts"),
+        ("p.json", '{"train": ["a cat", " "]}', "prompt 1 must be a text that is not empty"),
+        ("p.json", '{"train": ["a cat"], "held_out": ["a cat"]}', r"share \['a cat'\]"),
+    ],
+)
+def test_bad_files_are_refused(tmp_path: Path, name: str, content: str, reason: str) -> None:
+    file = tmp_path / name
+    file.write_text(content)
+    with pytest.raises(InvalidInputError, match=reason) as error:
+        load_prompts(str(file))
+    assert str(file) in str(error.value)
+
+
+# The first lines of the real files, and lines that are peculiar to them.
+PARTI = (
+    "Prompt\tCategory\tChallenge\tNote\n"
+    "bond\tAbstract\tBasic\tBiology-inspired concepts with multiple meanings\n"
+    '"G I G G L E" painted in thick letters\tIllustrations\tWriting & Symbols\t\n'
+    'a sign that says "Deep, deep Learning\tArts\tWriting & Symbols\t\n'
+)
+DRAWBENCH = (
+    "Prompts,Category\nA red colored car.,Colors\n"
+    '"An emoji of a baby panda wearing a red hat, green gloves, red shirt, and green pants."'
+    ",DALL-E\n"
+)
+GENEVAL = (
+    '{"tag": "single_object", "include": [{"class": "bench", "count": 1}], '
+    '"prompt": "a photo of a bench"}\n'
+    '{"tag": "counting", "include": [], "exclude": [], "prompt": "a photo of two clocks"}\n\n'
+)
+HPD_ANNOTATIONS = (
+    '[{"prompt": "a fox", "image_path": ["1.jpg", "2.jpg"], "rank": [0, 1]}, '
+    '{"prompt": "a car", "image_path": []}, {"prompt": "a fox", "image_path": ["3.jpg"]}]'
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "texts"),
+    [
+        (
+            "PartiPrompts.tsv",
+            PARTI,
+            [
+                "bond",
+                '"G I G G L E" painted in thick letters',
+                'a sign that says "Deep, deep Learning',
+            ],
+        ),
+        (
+            "DrawBench Prompts.csv",
+            DRAWBENCH,
+            [
+                "A red colored car.",
+                "An emoji of a baby panda wearing a red hat, green gloves, red shirt, and green "
+                "pants.",
+            ],
+        ),
+        ("drawbench.CSV", "\ufeffPrompts,Category\r\nA car.,Colors\r\n", ["A car."]),
+        ("captions.csv", 'id,caption\n1,"a ""big"" cat,\nasleep"\n', ['a "big" cat,\nasleep']),
+        ("evaluation_metadata.jsonl", GENEVAL, ["a photo of a bench", "a photo of two clocks"]),
+        ("texts.jsonl", '"a cat"\n"two\u2028lines"\n', ["a cat", "two\u2028lines"]),
+        ("test.json", HPD_ANNOTATIONS, ["a fox", "a car"]),
+        ("photo.json", '["a man at a desk", "a bench", "a bench"]', ["a man at a desk", "a bench"]),
+        ("template1_train.json", '["a cat washing dishes"]', ["a cat washing dishes"]),
+        ("pickscore.txt", "a cat\r\na dog\na cat\n", ["a cat", "a dog"]),
+    ],
+)
+def test_standard_files(tmp_path: Path, name: str, content: str, texts: list[str]) -> None:
+    file = tmp_path / name
+    file.write_bytes(content.encode())
+    prompts = load_prompts(str(file))
+    assert list(prompts) == texts
+    assert prompts.name == f"{file}:train"
+    assert prompts.content_hash == load_prompts(texts).content_hash
+    with pytest.raises(InvalidInputError, match="held_out must hold at least one prompt"):
+        load_prompts(f"{file}:held_out")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("p.tsv", "", r"header .*columns prompt, prompts, caption, got the columns \(none\)"),
+        ("p.tsv", "Prompt,Category\na,b\n", "got the columns Prompt,Category"),
+        ("p.csv", "text,id\na cat,1\n", "got the columns text, id"),
+        ("p.csv", "prompt,id\n,1\n", "prompt 0 must be a text that is not empty"),
+        ("p.jsonl", '{"prompt": "a cat"}\n{"prompt": \n', "not valid JSON in line 2"),
+        ("p.jsonl", '{"tag": "counting"}\n', "one of the keys .* got in line 1 .*counting"),
+        ("p.json", '[{"prompt": 3}]', "got in item 1"),
+        ("p.json", '{"prompt": "a cat"}', "must hold a list of prompts"),
+        ("p.json", '{"train": "a cat"}', "must hold a list of prompts"),
+        ("p.txt", b"a caf\xe9\n", "not UTF-8 text"),
+    ],
+)
+def test_malformed_standard_files(
+    tmp_path: Path, name: str, content: str | bytes, reason: str
+) -> None:
+    file = tmp_path / name
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(InvalidInputError, match=reason) as error:
+        load_prompts(str(file))
+    assert str(file) in str(error.value)
+
+
+def test_other_suffixes_are_no_prompt_files(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.yaml"
+    file.write_text("- a cat\n")
+    with pytest.raises(InvalidInputError, match=r"unknown prompt set .*\.txt, \.json, \.jsonl"):
+        load_prompts(str(file))
