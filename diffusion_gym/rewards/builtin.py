@@ -1,17 +1,34 @@
-"""The rewards that come with the package.
+"""The rewards that come with the package, and their options.
 
-Networks are loaded when a reward is made, once per process and device.
+Networks are loaded when a reward is made, and shared between rewards while somebody uses them.
 """
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from diffusion_gym.errors import InvalidInputError, unknown_name
+from diffusion_gym.rewards.aesthetic import Aesthetic
 from diffusion_gym.rewards.base import RewardFunction
+from diffusion_gym.rewards.clip_networks import load_clip
 from diffusion_gym.rewards.clip_score import ClipScore
 from diffusion_gym.rewards.house_style import HouseStyle
+from diffusion_gym.rewards.image_reward import ImageReward
+from diffusion_gym.rewards.image_reward_network import load_image_reward
 from diffusion_gym.rewards.jpeg import JpegSize
+from diffusion_gym.rewards.linear_head import linear_head
+from diffusion_gym.rewards.open_clip_networks import load_open_clip
+from diffusion_gym.rewards.preprocessing import crop, pad
 from diffusion_gym.rewards.scene_alignment import SceneAlignment
 from diffusion_gym.rewards.scene_verifier import SceneVerifier, load_verifier
+from diffusion_gym.rewards.weights import (
+    find_file,
+    load_weights,
+    model_version,
+    weights_hash,
+)
+
+HPSV2_FILES = {"v2.0": "HPS_v2_compressed.pt", "v2.1": "HPS_v2.1_compressed.pt"}
+"""The releases of HPSv2, as their files are called."""
 
 
 def _embedded(part: str) -> Path:
@@ -25,11 +42,156 @@ def _verifier(device: str) -> SceneVerifier:
     return load_verifier(_embedded("verifier"), device)
 
 
-BUILT_IN: Mapping[str, Callable[[str], RewardFunction]] = {
-    "clip_score": lambda device: ClipScore(_embedded("clip"), device),
+def make_clip_score(
+    device: str,
+    *,
+    architecture: str | None = None,
+    pretrained: str | None = None,
+    dtype: str = "float32",
+    batch_size: int = 64,
+) -> ClipScore:
+    """Makes the cosine in a CLIP model, in [-1, 1].
+
+    Args:
+        device: Where the network runs.
+        architecture: A model of open_clip such as ``"ViT-H-14"``; None: the embedded model's CLIP.
+        pretrained: A checkpoint of that architecture, or one of open_clip's tags.
+        dtype: Precision of the network.
+        batch_size: How many images the network gets at once.
+    """
+    if architecture is not None:
+        model = load_open_clip(architecture, pretrained, device, dtype)
+        version = model_version(model.weights_hash, dtype)
+        return ClipScore(model, version=version, batch_size=batch_size)
+    if pretrained is not None:
+        raise InvalidInputError(
+            f"clip_score needs `architecture`, the name of a model of open_clip, to load "
+            f"pretrained={pretrained!r}"
+        )
+    version = "1" if dtype == "float32" else f"1-{dtype}"
+    embedded = load_clip(_embedded("clip").resolve(), device, dtype)
+    return ClipScore(embedded, version=version, batch_size=batch_size)
+
+
+def make_aesthetic(
+    device: str,
+    *,
+    clip: str = "openai/clip-vit-large-patch14",
+    head: str = "trl-lib/ddpo-aesthetic-predictor",
+    dtype: str = "float32",
+    batch_size: int = 64,
+) -> Aesthetic:
+    """Makes LAION's aesthetic score.
+
+    Args:
+        device: Where the network runs.
+        clip: OpenAI's ViT-L/14 as transformers saves it: a folder, or a repository on the hub.
+        head: ``sac+logos+ava1-l14-linearMSE.pth``, or a folder or repository that holds it as
+            ``aesthetic-model.pth``.
+        dtype: Precision of CLIP; the head is float32.
+        batch_size: How many images the network gets at once.
+    """
+    file = find_file("aesthetic", "head", head, "aesthetic-model.pth")
+    layers = linear_head("aesthetic", file, load_weights("aesthetic", file), "layers.")
+    model = load_clip(clip, device, dtype, fit=crop, reward="aesthetic", option="clip")
+    identity = f"{model.weights_hash}-{weights_hash(layers.state_dict())}"
+    return Aesthetic(model, layers, model_version(identity, dtype), batch_size)
+
+
+def make_pickscore(
+    device: str,
+    *,
+    pretrained: str = "yuvalkirstain/PickScore_v1",
+    processor: str = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+    dtype: str = "float32",
+    batch_size: int = 64,
+) -> ClipScore:
+    """Makes PickScore (arXiv 2305.01569): the cosine times the model's scale, about 20.
+
+    That is its authors' number; some, such as Flow-GRPO, divide it by 26.
+
+    Args:
+        device: Where the network runs.
+        pretrained: The model as transformers saves it: a folder, or a repository on the hub.
+        processor: Likewise, where tokenizer and pixel statistics come from.
+        dtype: Precision of the network.
+        batch_size: How many images the network gets at once.
+    """
+    model = load_clip(pretrained, device, dtype, processor=processor, fit=crop, reward="pickscore")
+    return ClipScore(
+        model,
+        name="pickscore",
+        version=model_version(model.weights_hash, dtype),
+        scale=model.logit_scale,
+        batch_size=batch_size,
+    )
+
+
+def make_imagereward(
+    device: str,
+    *,
+    pretrained: str = "THUDM/ImageReward",
+    tokenizer: str = "google-bert/bert-base-uncased",
+    dtype: str = "float32",
+    batch_size: int = 64,
+) -> ImageReward:
+    """Makes ImageReward.
+
+    Args:
+        device: Where the network runs.
+        pretrained: ``ImageReward.pt``, or a folder or repository that holds it.
+        tokenizer: BERT's tokenizer: a folder that holds its ``vocab.txt``, or a repository.
+        dtype: Precision of the network; its last layers are float32.
+        batch_size: How many images the network gets at once.
+    """
+    file = find_file("imagereward", "pretrained", pretrained, "ImageReward.pt")
+    vocabulary = find_file("imagereward", "tokenizer", tokenizer, "vocab.txt", whole_folder=True)
+    # Imported here so that the other rewards do not wait for transformers.
+    from transformers import BertTokenizer
+
+    network = load_image_reward(file, device, dtype)
+    words = BertTokenizer.from_pretrained(vocabulary.parent)
+    return ImageReward(network, words, model_version(network.weights_hash, dtype), batch_size)
+
+
+def make_hpsv2(
+    device: str,
+    *,
+    pretrained: str = "xswu/HPSv2",
+    release: str = "v2.1",
+    architecture: str = "ViT-H-14",
+    dtype: str = "float32",
+    batch_size: int = 64,
+) -> ClipScore:
+    """Makes the Human Preference Score v2 (arXiv 2306.09341): a cosine, about 0.3.
+
+    That is what its authors' ``score`` returns; their benchmark multiplies it by 100.
+
+    Args:
+        device: Where the network runs.
+        pretrained: A checkpoint, or a folder or repository that holds the release's.
+        release: ``"v2.0"`` or ``"v2.1"``; without meaning where a checkpoint is given.
+        architecture: The model of open_clip that the checkpoint is of.
+        dtype: Precision of the network.
+        batch_size: How many images the network gets at once.
+    """
+    if release not in HPSV2_FILES:
+        raise unknown_name("release of HPSv2", release, HPSV2_FILES)
+    file = find_file("hpsv2", "pretrained", pretrained, HPSV2_FILES[release])
+    model = load_open_clip(architecture, str(file), device, dtype, fit=pad, reward="hpsv2")
+    version = model_version(model.weights_hash, dtype)
+    return ClipScore(model, name="hpsv2", version=version, batch_size=batch_size)
+
+
+BUILT_IN: Mapping[str, Callable[..., RewardFunction]] = {
+    "aesthetic": make_aesthetic,
+    "clip_score": make_clip_score,
     "house_style": lambda device: HouseStyle(_verifier(device)),
+    "hpsv2": make_hpsv2,
+    "imagereward": make_imagereward,
     "jpeg_compressibility": lambda device: JpegSize(-1),
     "jpeg_incompressibility": lambda device: JpegSize(+1),
+    "pickscore": make_pickscore,
     "scene_alignment": lambda device: SceneAlignment(_verifier(device)),
 }
-"""What makes each reward, for a device such as ``"cpu"`` or ``"cuda:0"``."""
+"""What makes each reward, for a device such as ``"cpu"`` or ``"cuda:0"`` and its options."""

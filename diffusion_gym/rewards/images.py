@@ -19,9 +19,21 @@ def to_uint8(images: Tensor) -> NDArray[np.uint8]:
     Returns:
         Array [B, H, W, 3] in the CPU's memory.
     """
-    levels = images.detach().float().mul(255.0).round().clamp(0.0, 255.0)
-    array: NDArray[np.uint8] = levels.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    levels = to_levels(images.detach()).to(torch.uint8)
+    array: NDArray[np.uint8] = levels.permute(0, 2, 3, 1).cpu().numpy()
     return array
+
+
+def to_levels(images: Tensor) -> Tensor:
+    """Rounds images in [0, 1] to the levels 0.0, 1.0 ... 255.0 that a file would hold.
+
+    Args:
+        images: Images [B, 3, H, W].
+
+    Returns:
+        Float32 images of the same shape, on the same device.
+    """
+    return images.float().mul(255.0).round_().clamp_(0.0, 255.0)
 
 
 def resize(images: Tensor, size: int) -> Tensor:

@@ -1,16 +1,17 @@
 """Rewards by name: registering, listing and making them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import FunctionType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from diffusion_gym.errors import InvalidInputError, unknown_name
 from diffusion_gym.rewards.base import FunctionReward, PlainReward, RewardFunction
 from diffusion_gym.rewards.builtin import BUILT_IN
 from diffusion_gym.rewards.composite import CompositeReward
+from diffusion_gym.rewards.options import check_options
 
-RewardFactory = Callable[[str], RewardFunction | PlainReward]
-"""Makes a reward for a device such as ``"cpu"`` or ``"cuda:0"``."""
+RewardFactory = Callable[..., RewardFunction | PlainReward]
+"""Makes a reward for a device such as ``"cpu"`` or ``"cuda:0"``; keyword arguments are options."""
 
 _Factory = TypeVar("_Factory", bound=RewardFactory)
 
@@ -32,8 +33,9 @@ def register_reward(name: str) -> Callable[[_Factory], _Factory]:
             names of the rewards that come with the package are taken.
 
     Returns:
-        A decorator for the factory. The factory gets the device and returns either a plain function
-        of images [B, 3, H, W] and B prompts that gives rewards [B], or an object with ``name``,
+        A decorator for the factory. The factory gets the device, and as keyword arguments the
+        options given to `make_reward`, if it takes any. It returns either a plain function of
+        images [B, 3, H, W] and B prompts that gives rewards [B], or an object with ``name``,
         ``version`` and a ``__call__`` that gives a ``RewardResult``.
 
     Raises:
@@ -57,28 +59,59 @@ def reward_names() -> tuple[str, ...]:
 
 
 def make_reward(
-    spec: str | Mapping[str, float] | RewardFunction | PlainReward, *, device: str = "cpu"
+    spec: str | Mapping[str, float] | RewardFunction | PlainReward,
+    *,
+    device: str = "cpu",
+    options: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> RewardFunction:
     """Makes a reward.
+
+    Example:
+        >>> options = {"clip_score": {"batch_size": 16}}
+        >>> make_reward({"clip_score": 10, "jpeg_compressibility": 1}, options=options)
+        CompositeReward('10 clip_score + 1 jpeg_compressibility')
 
     Args:
         spec: A registered name; or a weight for each of several names, whose weighted sum is the
             reward; or a function of images [B, 3, H, W] and B prompts that gives rewards [B].
         device: Where its networks run; the images may lie anywhere.
+        options: Keyword arguments for the factories, by the reward's name; values as JSON has them.
+            Every reward takes ``"device"``, which puts it on another device than the rest.
 
     Raises:
-        InvalidInputError: Nothing is registered under a name, or a weight is not a finite number.
+        InvalidInputError: Nothing is registered under a name, a weight is not a finite number, or
+            an option is unknown or for a reward that is not made.
         ModelLoadError: The weights that a reward needs are not there.
     """
+    options = options or {}
     if isinstance(spec, str):
-        if spec not in _factories:
-            raise unknown_name("reward", spec, _factories)
-        return _with_name(_factories[spec](str(device)), spec)
+        _check_used(options, [spec])
+        return _make(spec, device, options.get(spec, {}))
     if isinstance(spec, Mapping):
-        parts = {name: make_reward(name, device=device) for name in spec}
+        _check_used(options, spec)
+        parts = {name: _make(name, device, options.get(name, {})) for name in spec}
         return CompositeReward(parts, spec)
+    _check_used(options, [])
     name = spec.__name__ if isinstance(spec, FunctionType) else type(spec).__name__
     return _with_name(spec, name)
+
+
+def _make(name: str, device: str, options: Mapping[str, Any]) -> RewardFunction:
+    if name not in _factories:
+        raise unknown_name("reward", name, _factories)
+    factory = _factories[name]
+    check_options(name, factory, options)
+    own = dict(options)
+    return _with_name(factory(str(own.pop("device", device)), **own), name)
+
+
+def _check_used(options: Mapping[str, Any], names: Collection[str]) -> None:
+    for name in options:
+        if name not in names:
+            used = ", ".join(names) or "a function, which has no options"
+            raise InvalidInputError(
+                f"options were given for reward {name!r}, which is not used; used: {used}"
+            )
 
 
 def _with_name(reward: RewardFunction | PlainReward, name: str) -> RewardFunction:
