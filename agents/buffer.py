@@ -42,6 +42,8 @@ class Trajectories:
         credit: Share of each step in the return, ``[B, T]``, each row summing to 1.
         step_mask: Steps to train on, ``[B, T]``.
         advantages: Advantage of each episode, ``[B]``.
+        credit_negative: Share of the negative entries in the sum of absolute ones, ``[B]``.
+        credit_guarded: Whether the wrapper that gave credit had to fall back to uniform, ``[B]``.
     """
 
     latents: Tensor
@@ -52,6 +54,8 @@ class Trajectories:
     credit: Tensor
     step_mask: Tensor
     advantages: Tensor
+    credit_negative: Tensor
+    credit_guarded: Tensor
 
     def __len__(self) -> int:
         return len(self.latents)

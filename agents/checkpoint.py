@@ -92,6 +92,7 @@ def restore(agent: "DiffusionPPO", folder: Path) -> None:
     agent._last_episode_starts = np.ones(agent.env.num_envs, dtype=bool)
     agent.statistics.load_state_dict(state["statistics"])
     agent.policy.denoiser_evaluations = state["denoiser_evaluations"]
+    agent.policy.scaler.load_state_dict(state["gradient_scale"])
     agent.ep_info_buffer = state["ep_info_buffer"]
     _set_random_state(agent, state["random"])
 
@@ -102,6 +103,7 @@ def _state(agent: "DiffusionPPO") -> dict[str, Any]:
         "wrappers": [(type(w).__name__, w.state_dict()) for w in _stateful_wrappers(agent)],
         "statistics": agent.statistics.state_dict(),
         "denoiser_evaluations": agent.policy.denoiser_evaluations,
+        "gradient_scale": agent.policy.scaler.state_dict(),
         "ep_info_buffer": agent.ep_info_buffer,
         "random": _random_state(agent),
     }

@@ -12,9 +12,8 @@ from scipy import stats
 from agents.monitor import Array, Images, Monitor
 from agents.policy import UNetPolicy
 from agents.update import gaussian_kl
+from diffusion_gym.denoising import DenoisingStep
 from diffusion_gym.infos import finished_episodes
-from diffusion_gym.models import PromptEmbedding
-from diffusion_gym.schedule import DenoisingStep
 
 KL_TO_BASE = "kl_to_base"
 
@@ -123,17 +122,14 @@ def _draw(
     rewards = torch.zeros(env.num_envs)
     divergences = []
     for _ in range(base.schedule.num_steps):
-        # `UNetPolicy.act` without the log-probability, which is not needed, and with μ, which is.
-        latents = observation["latent"]
-        index = policy.schedule.index_of(observation["timestep"].flatten())
-        embedding = PromptEmbedding.observed(observation)
-        step = policy.transition(latents, index, embedding)
-        if step.stochastic and len(rows):
-            own = DenoisingStep(step.mean[rows], step.std[rows], step.predicted_clean[rows])
-            other = policy.base_transition(latents[rows], index[rows], embedding.select(rows))
+        actions, _, gaussian = policy.act(observation)
+        if gaussian.stochastic and len(rows):
+            chosen = {key: value[rows] for key, value in observation.items()}
+            other = policy.base_transition(*policy.conditions(chosen))
+            parts = gaussian.mean, gaussian.std, gaussian.predicted_clean
+            own = DenoisingStep(*(part[rows] for part in parts))
             divergences.append(gaussian_kl(own, other))
-        base.report(step.predicted_clean)
-        actions = policy.schedule.sample(step, generator=policy.generator)
+        base.report(gaussian.predicted_clean)
         observation, rewards, _, _, infos = env.step(actions)
     episodes = finished_episodes(infos)
     columns = {"reward": rewards.double().masked_fill(~episodes.reward_valid, torch.nan)}

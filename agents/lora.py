@@ -1,14 +1,24 @@
 """Low-rank adapters on a denoiser's attention (LoRA, arXiv 2106.09685), by peft."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from diffusers import SD3Transformer2DModel
 from peft import LoraConfig
 from torch import nn
 
+from diffusion_gym.errors import InvalidInputError
+from diffusion_gym.models import Denoiser
+
 ATTENTION_LAYERS = ("to_k", "to_q", "to_v", "to_out.0")
 """The layers that ddpo-pytorch and diffusers' own training scripts adapt."""
+
+JOINT_ATTENTION_LAYERS = (
+    *ATTENTION_LAYERS,
+    *("add_k_proj", "add_q_proj", "add_v_proj", "to_add_out"),
+)
+"""The same for SD3, whose attention has projections of the prompt as well."""
 
 
 @dataclass(frozen=True)
@@ -18,35 +28,62 @@ class LoraSettings:
     Attributes:
         rank: Rank of the update of each layer's weight.
         alpha: The update is scaled by alpha / rank; None means alpha = rank, a scale of 1.
-        targets: Suffixes of the names of the layers to adapt.
+        targets: Suffixes of the names of the layers to adapt; None means those of the attention.
     """
 
     rank: int
     alpha: float | None = None
-    targets: tuple[str, ...] = ATTENTION_LAYERS
+    targets: Sequence[str] | None = None
 
-    def config(self) -> LoraConfig:
+    def config(self, network: nn.Module) -> LoraConfig:
         """These settings for peft; without dropout, which would break the PPO ratio."""
+        targets = self.targets
+        if targets is None:
+            joint = isinstance(network, SD3Transformer2DModel)
+            targets = JOINT_ATTENTION_LAYERS if joint else ATTENTION_LAYERS
         return LoraConfig(
             r=self.rank,
             lora_alpha=self.rank if self.alpha is None else self.alpha,
             init_lora_weights="gaussian",
-            target_modules=list(self.targets),
+            target_modules=list(targets),
             lora_dropout=0.0,
         )
 
 
-def add_lora(denoiser: nn.Module, settings: LoraSettings) -> None:
-    """Adds trainable adapters in place; the weights below them stay frozen."""
-    denoiser.requires_grad_(False)
-    denoiser.add_adapter(settings.config())
+def add_lora(denoiser: Denoiser, settings: LoraSettings) -> None:
+    """Adds trainable adapters in place to a frozen denoiser.
+
+    The adapters are float32 whatever the precision of those weights: a learning rate's steps
+    would be lost in the rounding of a half precision.
+
+    Raises:
+        InvalidInputError: A target is no layer of the denoiser.
+    """
+    network = denoiser.network
+    names = [name for name, _ in network.named_modules()]
+    for target in settings.targets or ():
+        if not any(name == target or name.endswith(f".{target}") for name in names):
+            kinds = sorted({name.rpartition(".")[2] for name, m in _linear_layers(network)})
+            raise InvalidInputError(
+                f"expected lora_targets that end the names of layers of {type(network).__name__}, "
+                f"such as {', '.join(kinds)}; got {target!r}"
+            )
+    network.add_adapter(settings.config(network))
+    for parameter in network.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def _linear_layers(network: nn.Module) -> list[tuple[str, nn.Module]]:
+    kinds = (nn.Linear, nn.Conv2d)
+    return [(name, layer) for name, layer in network.named_modules() if isinstance(layer, kinds)]
 
 
 @contextmanager
-def without_lora(denoiser: nn.Module) -> Iterator[None]:
+def without_lora(denoiser: Denoiser) -> Iterator[None]:
     """The denoiser as it was before `add_lora`, for the time of a ``with`` block."""
-    denoiser.disable_adapters()
+    denoiser.network.disable_adapters()
     try:
         yield
     finally:
-        denoiser.enable_adapters()
+        denoiser.network.enable_adapters()

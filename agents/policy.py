@@ -1,20 +1,18 @@
 """The policy: a denoiser of its own, read as a Gaussian over the next latent."""
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor
 
 from agents.lora import LoraSettings, add_lora, without_lora
-from diffusion_gym.errors import unknown_name
-from diffusion_gym.models import DiffusionModel, PromptEmbedding, predict_noise
-from diffusion_gym.schedule import DenoisingSchedule, DenoisingStep
-
-AUTOCAST = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+from agents.optimizers import make_optimizer
+from agents.precision import Precision
+from diffusion_gym.denoising import DenoisingStep, Schedule
+from diffusion_gym.models import Denoiser, DiffusionModel, PromptEmbedding, predict_noise
 
 
 class PolicyStep(NamedTuple):
@@ -23,12 +21,12 @@ class PolicyStep(NamedTuple):
     Attributes:
         actions: The next latents, ``[B, C, h, w]``.
         log_prob: Their log-probability, ``[B]``; 0 where the step is deterministic.
-        predicted_clean: What the policy takes the clean latents to be, ``[B, C, h, w]``.
+        gaussian: What they were drawn from, with the predicted clean latents.
     """
 
     actions: Tensor
     log_prob: Tensor
-    predicted_clean: Tensor
+    gaussian: DenoisingStep
 
 
 class UNetPolicy(BasePolicy):
@@ -44,56 +42,72 @@ class UNetPolicy(BasePolicy):
         model: The model to take a fresh denoiser from.
         schedule: The environment's denoising schedule.
         guidance: Classifier-free guidance scale; 1 costs one pass over an undoubled batch.
-        lora_rank: Rank of LoRA adapters on the attention layers; None trains all weights.
+        lora_rank: Rank of LoRA adapters; None trains all weights.
         lora_alpha: LoRA's alpha; None means the rank.
+        lora_targets: Suffixes of the names of the layers to adapt; None means the attention's.
         autocast: Precision of the denoiser's arithmetic: ``"float32"`` (none), ``"bfloat16"`` or
-            ``"float16"``. Weights, latents and log-probabilities are float32 in any case.
+            ``"float16"``; None means the model's ``dtype``. Latents, log-probabilities and all
+            weights that train are float32 in any case; frozen weights take the model's ``dtype``
+            where the arithmetic is not float32. float16 scales its gradients.
+        gradient_checkpointing: Compute the activations of every block anew in the backward pass:
+            a third more time, and the memory of one block instead of all.
+        compile: Compile the denoiser with ``torch.compile``, for rollout and update alike.
         log_prob_reduction: ``"mean"`` over latent dimensions (DDPO's convention) or ``"sum"``.
-        optimizer_class: The optimiser.
+        optimizer: A name in `agents.optimizers`.
         optimizer_kwargs: Its options, without the learning rate.
+
+    Raises:
+        InvalidInputError: An unknown name, or a target that the denoiser does not have.
     """
 
     def __init__(
         self,
         observation_space: spaces.Space[Any],
         action_space: spaces.Space[Any],
-        lr_schedule: Schedule,
+        lr_schedule: Callable[[float], float],
         *,
         model: DiffusionModel,
-        schedule: DenoisingSchedule,
+        schedule: Schedule,
         guidance: float = 1.0,
         lora_rank: int | None = None,
         lora_alpha: float | None = None,
-        autocast: str = "float32",
+        lora_targets: Sequence[str] | None = None,
+        autocast: str | None = None,
+        gradient_checkpointing: bool = False,
+        compile: bool = False,
         log_prob_reduction: str = "mean",
-        optimizer_class: type[torch.optim.Optimizer] = torch.optim.AdamW,
+        optimizer: str = "adamw",
         optimizer_kwargs: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(
-            observation_space,
-            action_space,
-            optimizer_class=optimizer_class,
-            optimizer_kwargs={"weight_decay": 1e-4} | (optimizer_kwargs or {}),
-        )
-        if autocast not in AUTOCAST:
-            raise unknown_name("autocast precision", autocast, AUTOCAST)
+        super().__init__(observation_space, action_space)
         self.model = model
         self.schedule = schedule
         self.guidance = float(guidance)
-        self.lora = None if lora_rank is None else LoraSettings(lora_rank, lora_alpha)
-        self.autocast = autocast
+        self.lora = None if lora_rank is None else LoraSettings(lora_rank, lora_alpha, lora_targets)
+        self.precision = Precision.of(model, autocast)
         self.log_prob_reduction = log_prob_reduction
         self.denoiser_evaluations = 0
         self.generator = torch.Generator(model.device)
-        self.denoiser = model.new_denoiser()
-        if self.lora is None:
-            self.denoiser.requires_grad_(True)
-        else:
-            add_lora(self.denoiser, self.lora)
-        self._reference: list[torch.nn.Module] = []  # in a list, so that it is no submodule
-        self.optimizer = self.optimizer_class(
-            self.trainable_parameters(), lr=lr_schedule(1), **self.optimizer_kwargs
+        self.denoiser = self._new_denoiser(gradient_checkpointing, compile)
+        self._reference: list[Denoiser] = []  # in a list, so that it is no submodule
+        options = {"weight_decay": 1e-4} | (optimizer_kwargs or {})
+        self.optimizer = make_optimizer(
+            optimizer, self.trainable_parameters(), lr_schedule(1), **options
         )
+        self.scaler = self.precision.new_scaler()
+        self.eval()  # adapters come in training mode
+
+    def _new_denoiser(self, gradient_checkpointing: bool, compile: bool) -> Denoiser:
+        denoiser = self.model.new_denoiser()
+        if self.lora is None:
+            denoiser.requires_grad_(True)
+        else:
+            add_lora(self.precision.freeze(denoiser), self.lora)
+        if gradient_checkpointing:
+            denoiser.network.enable_gradient_checkpointing()  # works in eval mode, too
+        if compile:
+            denoiser.network.compile()  # in place: names of parameters stay as they are
+        return denoiser
 
     def trainable_parameters(self) -> list[torch.nn.Parameter]:
         """The parameters that training changes."""
@@ -123,19 +137,24 @@ class UNetPolicy(BasePolicy):
     def base_transition(
         self, latents: Tensor, index: Tensor, embedding: PromptEmbedding
     ) -> DenoisingStep:
-        """`transition` of the model before any training, for the KL penalty."""
+        """`transition` of the model before any training, for the KL divergence to it.
+
+        Where all weights train, this is a second denoiser, loaded when it is first needed and
+        kept in the precision of frozen weights: in a half precision, its rounded weights are not
+        exactly those that training started from.
+        """
         if self.lora is not None:
             with without_lora(self.denoiser):
                 return self._transition(self.denoiser, latents, index, embedding)
         if not self._reference:
-            self._reference.append(self.model.new_denoiser())
+            self._reference.append(self.precision.freeze(self.model.new_denoiser()))
         return self._transition(self._reference[0], latents, index, embedding)
 
     def _transition(
-        self, denoiser: torch.nn.Module, latents: Tensor, index: Tensor, embedding: PromptEmbedding
+        self, denoiser: Denoiser, latents: Tensor, index: Tensor, embedding: PromptEmbedding
     ) -> DenoisingStep:
         self.denoiser_evaluations += len(latents) * (1 if self.guidance == 1.0 else 2)
-        with self._autocast():
+        with self.precision.autocast():
             output = predict_noise(
                 denoiser,
                 latents,
@@ -153,17 +172,20 @@ class UNetPolicy(BasePolicy):
     @torch.no_grad()
     def act(self, observation: dict[str, Tensor], deterministic: bool = False) -> PolicyStep:
         """Draws the next latents for a batch of observations, with the policy's own generator."""
-        index = self.schedule.index_of(observation["timestep"].flatten())
-        embedding = PromptEmbedding.observed(observation)
-        step = self.transition(observation["latent"], index, embedding)
+        step = self.transition(*self.conditions(observation))
         if deterministic:
             actions = step.mean
         else:
             actions = self.schedule.sample(step, generator=self.generator)
         log_prob = (
-            self.log_prob(actions, step) if step.stochastic else step.mean.new_zeros(len(index))
+            self.log_prob(actions, step) if step.stochastic else step.mean.new_zeros(len(actions))
         )
-        return PolicyStep(actions, log_prob, step.predicted_clean)
+        return PolicyStep(actions, log_prob, step)
+
+    def conditions(self, observation: dict[str, Tensor]) -> tuple[Tensor, Tensor, PromptEmbedding]:
+        """A batch of observations as the arguments of `transition`."""
+        index = self.schedule.index_of(observation["timestep"].flatten())
+        return observation["latent"], index, PromptEmbedding.observed(observation)
 
     def _predict(self, observation: dict[str, Tensor], deterministic: bool = False) -> Tensor:
         return self.act(observation, deterministic).actions
@@ -188,9 +210,3 @@ class UNetPolicy(BasePolicy):
                 f"{len(state_dict)}; in only one of the two: {', '.join(wrong[:4])}, …"
             )
         return super().load_state_dict(state_dict, strict=False, assign=assign)
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        dtype = AUTOCAST[self.autocast]
-        if dtype is None:
-            return nullcontext()
-        return torch.autocast(self.model.device.type, dtype=dtype)

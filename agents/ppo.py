@@ -9,21 +9,22 @@ import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.common.type_aliases import Schedule as RateSchedule
 from stable_baselines3.common.utils import FloatSchedule
 
 from agents.arguments import check_env, checked_device, refuse_meaningless
 from agents.buffer import TrajectoryBuffer
 from agents.checkpoint import AGENT, restore
+from agents.model_spec import ModelSpec, check_same_weights, load_spec, model_spec
 from agents.policy import UNetPolicy
 from agents.rollout import collect_batch, draw_prompts
 from agents.sb3_vec_env import SB3VecEnv, wrap_env
 from agents.standardisation import StepStandardisation
 from agents.statistics import BASELINES
 from agents.update import UpdateLog, ppo_loss
+from diffusion_gym.denoising import Schedule
 from diffusion_gym.errors import DiffusionGymError, InvalidInputError, unknown_name
-from diffusion_gym.models import PromptEmbedding, load_model
-from diffusion_gym.schedule import DenoisingSchedule
+from diffusion_gym.models import DiffusionModel, PromptEmbedding
 
 MAX_FAILED_SHARE = 0.1
 LOADING_ERRORS = (
@@ -58,6 +59,7 @@ class DiffusionPPO(PPO):
         clip_range: PPO's ε, on the ratio of the log-probabilities as the policy reduces them.
         advantage: ``"group"`` (over the round's images of a prompt) or ``"prompt"`` (DDPO's
             running statistics per prompt).
+        advantage_kwargs: Arguments of that baseline, see `agents.statistics`.
         advantage_clip: Bound on the absolute advantage.
         standardise_steps: What is done to the advantages of single steps, A Σ_{j≥i} credit_j, over
             the steps that are trained: None (nothing), ``"unit_variance"`` (divided by their
@@ -87,14 +89,15 @@ class DiffusionPPO(PPO):
         policy: str | type[UNetPolicy] = "UNetPolicy",
         env: Any = None,
         *,
-        learning_rate: float | Schedule = 2e-4,
+        learning_rate: float | RateSchedule = 2e-4,
         samples_per_prompt: int = 8,
         batches_per_round: int = 1,
         updates_per_round: int = 4,
         n_epochs: int = 1,
         batch_size: int = 160,
-        clip_range: float | Schedule = 2e-3,
+        clip_range: float | RateSchedule = 2e-3,
         advantage: str = "group",
+        advantage_kwargs: dict[str, Any] | None = None,
         advantage_clip: float = 5.0,
         standardise_steps: str | None = None,
         kl_coef: float = 0.0,
@@ -137,6 +140,7 @@ class DiffusionPPO(PPO):
         self.batches_per_round = batches_per_round
         self.updates_per_round = updates_per_round
         self.advantage = advantage
+        self.advantage_kwargs = advantage_kwargs or {}
         self.advantage_clip = advantage_clip
         self.step_standardisation = (
             None
@@ -149,7 +153,7 @@ class DiffusionPPO(PPO):
         self.reward_queries = 0
         self.log_probs_recomputed = 0
         self._due_iteration: int | None = None
-        self.model_spec: dict[str, Any] = {}
+        self.model_spec: ModelSpec = {}
         if _init_setup_model:
             self._setup_model()
 
@@ -159,8 +163,9 @@ class DiffusionPPO(PPO):
         self._setup_lr_schedule()
         self.clip_range = FloatSchedule(self.clip_range)
         self.rollout_buffer = TrajectoryBuffer()
-        self.statistics = BASELINES[self.advantage]()
+        self.statistics = BASELINES[self.advantage](**self.advantage_kwargs)
         model, schedule = self._model_and_schedule()
+        super().set_random_seed(self.seed)  # adapters start from random numbers
         self.policy = self.policy_class(
             self.observation_space,
             self.action_space,
@@ -171,27 +176,16 @@ class DiffusionPPO(PPO):
         )
         self.set_random_seed(self.seed)
 
-    def _model_and_schedule(self) -> tuple[Any, DenoisingSchedule]:
+    def _model_and_schedule(self) -> tuple[DiffusionModel, Schedule]:
         """The environment's, or, for an agent loaded without one, those it was trained with."""
-        if self.env is not None:
-            base = self.env.base_env
-            spec = {
-                "name": base.model.name,
-                "weights_hash": base.model.weights_hash,
-                "num_inference_steps": base.schedule.num_steps,
-                "eta": base.schedule.eta,
-            }
-            if self.model_spec.get("weights_hash", spec["weights_hash"]) != spec["weights_hash"]:
-                raise InvalidInputError(
-                    f"the agent was trained on {self.model_spec}, the environment has {spec}"
-                )
-            self.model_spec = spec
-            return base.model.share(), base.schedule  # the policy may outlive the environment
-        model = load_model(self.model_spec["name"], device=str(self.device))
-        schedule = DenoisingSchedule.from_scheduler(
-            model.scheduler, self.model_spec["num_inference_steps"], self.model_spec["eta"]
-        )
-        return model, schedule.to(self.device)
+        if self.env is None:
+            return load_spec(self.model_spec, self.device)
+        base = self.env.base_env
+        spec = model_spec(base)
+        if self.model_spec:
+            check_same_weights(self.model_spec, spec)
+        self.model_spec = spec
+        return base.model.share(), base.schedule  # the policy may outlive the environment
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """Seeds python, numpy, torch, the environment, and the agent's own generators."""
@@ -266,6 +260,8 @@ class DiffusionPPO(PPO):
         self.logger.record("rollout/failed_rewards", int((~data.valid).sum()))
         for step, share in enumerate(data.credit.mean(0).tolist()):
             self.logger.record(f"credit/step_{step:02d}", share)
+        self.logger.record("credit/negative", data.credit_negative.mean().item())
+        self.logger.record("credit/guarded", data.credit_guarded.float().mean().item())
         self.logger.record("time/rollout_seconds", seconds)
 
     def train(self) -> None:
@@ -297,18 +293,20 @@ class DiffusionPPO(PPO):
         self, pairs: torch.Tensor, clip_range: float, logs: list[UpdateLog]
     ) -> torch.Tensor:
         """One optimiser step over some pairs, in as many passes as memory asks for."""
-        optimizer = self.policy.optimizer
+        optimizer, scaler = self.policy.optimizer, self.policy.scaler
         optimizer.zero_grad(set_to_none=True)
         for chunk in pairs.split(self.batch_size):
             loss, log = self._loss(chunk, clip_range)
             if not logs and self._log_probs_drifted(log, clip_range):
                 loss, log = self._loss(chunk, clip_range)
-            (loss * (len(chunk) / len(pairs))).backward()
+            scaler.scale(loss * (len(chunk) / len(pairs))).backward()
             logs.append(log)
+        scaler.unscale_(optimizer)
         norm = torch.nn.utils.clip_grad_norm_(
             self.policy.trainable_parameters(), self.max_grad_norm
         )
-        optimizer.step()
+        scaler.step(optimizer)  # not where a float16 gradient overflowed: then the scale is halved
+        scaler.update()
         return norm
 
     def _loss(self, pairs: torch.Tensor, clip_range: float) -> tuple[torch.Tensor, UpdateLog]:
@@ -360,12 +358,14 @@ class DiffusionPPO(PPO):
                 value = values.max() if name == "ratio_deviation" else values.mean()
                 self.logger.record(f"train/{name}", value.item())
             norms = torch.stack(gradient_norms)
-            self.logger.record("train/gradient_norm", norms.mean().item())
+            norms = norms.masked_fill(~norms.isfinite(), torch.nan)  # overflowed, hence not used
+            self.logger.record("train/gradient_norm", norms.nanmean().item())
         else:  # nothing survived the masks; every round has the same columns
             for name in (*UpdateLog._fields, "gradient_norm", "initial_ratio_deviation"):
                 self.logger.record(f"train/{name}", float("nan"))
             self.logger.record("train/log_probs_recomputed", self.log_probs_recomputed)
         self.logger.record("train/clip_range", clip_range)
+        self.logger.record("train/gradient_scale", self.policy.scaler.get_scale())
         self.logger.record("train/n_updates", self._n_updates)
         self.logger.record("count/rounds", self.rounds)
         self.logger.record("count/rounds_without_pairs", self.rounds_without_pairs)
@@ -406,6 +406,9 @@ class DiffusionPPO(PPO):
     @classmethod
     def resume(cls, folder: Any, env: Any) -> "DiffusionPPO":
         """Continues from a checkpoint folder, bit for bit as if it had never stopped.
+
+        On a GPU that takes ``torch.use_deterministic_algorithms(True)`` in both runs: attention
+        otherwise adds up its gradients in no fixed order.
 
         Args:
             folder: A folder written by `agents.checkpoint.save_checkpoint`.

@@ -80,19 +80,22 @@ def collect_batch(
         advantages=(
             torch.full_like(rewards, torch.nan) if outcome.advantage is None else outcome.advantage
         ),
+        credit_negative=episodes.extras.get("credit_negative", torch.zeros_like(rewards)),
+        credit_guarded=episodes.extras.get("credit_guarded", torch.zeros_like(rewards).bool()),
     )
 
 
 def _act(
     policy: UNetPolicy, observation: dict[str, Tensor], infos: dict[str, Any]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The policy's step in the active rows; the others repeat their latent."""
+    """Actions, log-probabilities and predicted clean latents; inactive rows repeat their latent."""
     active = infos.get("active")
     if active is None or bool(active.all()):
-        return policy.act(observation)
+        step = policy.act(observation)
+        return step.actions, step.log_prob, step.gaussian.predicted_clean
     step = policy.act({key: value[active] for key, value in observation.items()})
     actions, predicted_clean = observation["latent"].clone(), observation["latent"].clone()
     log_prob = actions.new_zeros(len(actions))
-    actions[active], predicted_clean[active] = step.actions, step.predicted_clean
+    actions[active], predicted_clean[active] = step.actions, step.gaussian.predicted_clean
     log_prob[active] = step.log_prob
     return actions, log_prob, predicted_clean

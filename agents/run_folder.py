@@ -11,7 +11,7 @@ from agents.checkpoint import AGENT, latest_checkpoint
 from agents.settings import TrainSettings
 from diffusion_gym.errors import InvalidInputError
 
-CREDIT = "credit/"
+CREDIT = "credit/step_"
 """What the columns of a step's credit begin with."""
 
 

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from diffusion_gym.errors import InvalidInputError
+
 EPSILON = 1e-6
 FloatArray = npt.NDArray[np.float64]
 
@@ -19,9 +21,17 @@ class PromptStatistics:
     Args:
         buffer_size: Rewards remembered per prompt.
         min_count: Rewards a prompt needs for statistics of its own.
+
+    Raises:
+        InvalidInputError: The buffer can never hold that many.
     """
 
     def __init__(self, buffer_size: int = 32, min_count: int = 16) -> None:
+        if not 1 <= min_count <= buffer_size:
+            raise InvalidInputError(
+                "expected a buffer of per-prompt rewards that holds min_count of them, 1 or more, "
+                f"got min_count={min_count} and buffer_size={buffer_size}"
+            )
         self.buffer_size = buffer_size
         self.min_count = min_count
         self.rewards: dict[int, deque[float]] = {}

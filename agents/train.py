@@ -22,7 +22,7 @@ from agents.ppo import DiffusionPPO
 from agents.report import write_report
 from agents.run_folder import MetricsFile, RunFolder, write_json
 from agents.settings import TrainSettings
-from agents.shaping import shape_rewards
+from agents.shaping import Course, shape_rewards
 from agents.workbench import (
     HELD_OUT,
     base_policy,
@@ -41,10 +41,11 @@ PACKAGES = ("diffusion-gym", "torch", "diffusers", "transformers", "gymnasium", 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Trains, or continues a run; returns the exit status (130 after Ctrl-C)."""
     options = _parser().parse_args(arguments)
+    given = cli.given_options(options, TrainSettings)
     console = Console()
     if options.resume is None:
-        return Training(TrainSettings(**cli.given_options(options, TrainSettings)), console).run()
-    if given := cli.given_options(options, TrainSettings):
+        return Training(TrainSettings.from_options(given), console).run()
+    if given:
         raise InvalidInputError(
             "a resumed run keeps its settings: expected --resume alone, got "
             f"--{', --'.join(name.replace('_', '-') for name in given)} as well"
@@ -67,7 +68,8 @@ class Training:
     ) -> None:
         self.settings = settings
         self.console = console
-        self.env = shape_rewards(make_env(settings), settings.shaping, settings.rounds)
+        course = Course(settings.rounds, settings.batches_per_round, settings.b2_start)
+        self.env = shape_rewards(make_env(settings), settings.shaping, course)
         base: Any = self.env.unwrapped
         prompts = evaluation_prompts(settings, self.env)
         self.where = "held-out" if str(prompts).endswith(HELD_OUT) else "training"

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from agents.buffer import Minibatch
 from agents.policy import UNetPolicy
+from diffusion_gym.denoising import DenoisingStep
 from diffusion_gym.models import PromptEmbedding
-from diffusion_gym.schedule import DenoisingStep
 
 
 class UpdateLog(NamedTuple):

@@ -18,7 +18,7 @@ from diffusion_gym.errors import InvalidInputError
 from diffusion_gym.models.embedded import EMOJI64, emoji64_folder
 from diffusion_gym.prompts import load_prompts
 from diffusion_gym.rewards import make_reward
-from diffusion_gym.rewards.clip_score import load_clip
+from diffusion_gym.rewards.clip_networks import load_clip
 
 EVALUATION_SEED = 20_000
 HELD_OUT, TRAIN = ":held_out", ":train"
@@ -107,9 +107,12 @@ def base_policy(policy: UNetPolicy) -> UNetPolicy:
         model=policy.model,
         schedule=policy.schedule,
         guidance=policy.guidance,
-        autocast=policy.autocast,
+        autocast=policy.precision.name,
     )
-    fresh.denoiser.requires_grad_(False)
+    if policy.lora is None:
+        fresh.denoiser.requires_grad_(False)
+    else:
+        fresh.precision.freeze(fresh.denoiser)  # as the weights below the adapters are
     return fresh
 
 

@@ -14,6 +14,8 @@ def trajectories(count: int = 3, steps: int = 4, **changes: torch.Tensor) -> Tra
         "credit": torch.eye(steps)[-1].repeat(count, 1),
         "step_mask": torch.ones(count, steps, dtype=torch.bool),
         "advantages": torch.tensor([1.0, -2.0, 3.0])[:count],
+        "credit_negative": torch.zeros(count),
+        "credit_guarded": torch.zeros(count, dtype=torch.bool),
     }
     return Trajectories(**(fields | changes))
 

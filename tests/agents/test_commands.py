@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from agents import cli, evaluate, sample, train
-from agents.recommended import DEFAULTS
+from agents.recommended import EMBEDDED
 from agents.run_folder import RunFolder
 from agents.settings import TrainSettings
 from agents.shaping import SHAPINGS
@@ -51,7 +51,7 @@ def test_a_run_leaves_what_it_promises(run: Path) -> None:
     assert len(record["model"]["weights_sha256"]) == 64
     settings = json.loads((run / "settings.json").read_text())
     assert settings["lora_rank"] == 2
-    assert settings["learning_rate"] == DEFAULTS["learning_rate"]
+    assert settings["learning_rate"] == EMBEDDED["learning_rate"]
     with Image.open(run / "before_after.png") as picture:
         assert picture.width > 500
     assert list((run / "tensorboard").iterdir())
@@ -146,7 +146,7 @@ def test_every_shaping_trains_and_records_its_credit(shaping: str, tmp_path: Pat
     arguments = [*few.split(), *group.split(), "--shaping", shaping]
     assert train.main([*arguments, "--output", str(tmp_path / "run")]) == 0
     (row,) = RunFolder(tmp_path / "run").metrics()
-    credit = [value for name, value in row.items() if name.startswith("credit/")]
+    credit = [value for name, value in row.items() if name.startswith("credit/step_")]
     assert len(credit) == 3
     assert sum(credit) == pytest.approx(1, abs=1e-5)
     assert (credit == [0, 0, 1]) == (shaping in ("sparse", "b2"))

@@ -19,6 +19,7 @@ from agents.run_folder import RunFolder
 from agents.settings import TrainSettings
 from agents.workbench import load_evaluation, make_monitor, save_evaluation
 from diffusion_gym.errors import InvalidInputError
+from diffusion_gym.models import PromptEmbedding
 from diffusion_gym.prompts import load_prompts
 from diffusion_gym.rewards import make_reward
 from diffusion_gym.schedule import DenoisingSchedule
@@ -119,10 +120,10 @@ def test_kl_to_base_by_hand(
     observation, _ = env.reset(seed=1, options={"prompt_ids": np.array([0, 0, 2, 2])})
     expected = torch.zeros(4)
     for index in noisy:
-        latents, tokens = observation["latent"], observation["prompt_embedding"]
+        latents, embedding = observation["latent"], PromptEmbedding.observed(observation)
         outputs = [
-            unet(latents, schedule.timesteps[index], encoder_hidden_states=tokens).sample
-            for unet in (agent.policy.denoiser, denoiser)
+            network(latents, schedule.timesteps[index].expand(4), embedding)
+            for network in (agent.policy.denoiser, denoiser)
         ]
         own, other = (schedule.transition(output, latents, index) for output in outputs)
         distance = (own.mean - other.mean) / schedule.std[index]

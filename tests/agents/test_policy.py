@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_agents import make_agent, make_env
+from small_agents import make_agent, make_env, weights
 from torch import Tensor
 
 from agents.policy import UNetPolicy
@@ -78,6 +78,15 @@ def test_ratio_is_within_a_tenth_of_the_clip_range_in_other_shapes(
     step = policy.transition(latents, indices, embedding.select(rows))
     deviation = ((policy.log_prob(actions, step) - old).exp() - 1).abs().max().item()
     assert deviation <= 1e-4 / 10  # DDPO's clip range, 20 times narrower than our default
+
+
+def test_adapters_start_from_the_agents_seed_alone() -> None:
+    started = []
+    for state, seed in ((0, 5), (1, 5), (1, 6)):
+        torch.manual_seed(state)
+        started.append(weights(make_agent(seed=seed, policy_kwargs={"lora_rank": 2})))
+    assert torch.equal(started[0], started[1])
+    assert not torch.equal(started[1], started[2])
 
 
 def test_stays_in_eval_mode_whatever_is_asked() -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from small_agents import STEPS, make_agent, make_env, weights
+from stable_baselines3.common.logger import KVWriter, Logger
 
 from agents.buffer import credit_to_go
 from agents.checkpoint import save_checkpoint
@@ -140,3 +141,34 @@ def test_standardised_masked_steps() -> None:
     advantages = agent.rollout_buffer.step_advantages
     assert (advantages[:, :-1] == 0).all()
     np.testing.assert_allclose(advantages[:, -1].std(correction=0), 1, atol=1e-4)
+
+
+class Columns(KVWriter):
+    """Keeps what is logged in every round."""
+
+    def __init__(self) -> None:
+        self.rounds: list[dict[str, Any]] = []
+
+    def write(
+        self, key_values: dict[str, Any], key_excluded: dict[str, Any], step: int = 0
+    ) -> None:
+        self.rounds.append(dict(key_values))
+
+    def close(self) -> None:
+        pass
+
+
+def test_how_much_credit_is_negative_or_guarded_is_logged_in_every_round() -> None:
+    def logged(env: Any) -> list[dict[str, Any]]:
+        agent, columns = make_agent(env), Columns()
+        agent.set_logger(Logger(None, [columns]))
+        agent.learn(8)
+        return columns.rounds
+
+    plain, guarded = logged(make_env()), logged(CoCAReward(make_env(), windows=STEPS, guard=10.0))
+    for rounds, share in ((plain, 0.0), (guarded, 1.0)):  # no sum of gains reaches 10
+        assert [row["credit/guarded"] for row in rounds] == [share] * 2
+        assert [row["credit/negative"] for row in rounds] == [0.0] * 2
+    negative = logged(CoCAReward(make_env(), windows=STEPS, similarity="latent", guard=1e-6))
+    assert all(0 <= row["credit/negative"] < 1 for row in negative)
+    assert {frozenset(row) for row in [*plain, *guarded, *negative]} == {frozenset(plain[0])}

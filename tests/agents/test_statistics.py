@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.statistics import GroupStatistics, PromptStatistics
+from diffusion_gym.errors import InvalidInputError
 
 
 def test_batch_statistics_until_a_prompt_has_enough_rewards() -> None:
@@ -50,3 +51,9 @@ def test_group_advantages_do_not_see_scale_and_offset(
     np.testing.assert_allclose(scaled, plain, atol=2e-3)
     for i in set(ids.tolist()):
         assert plain[ids == i].mean() == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize(("buffer_size", "min_count"), [(15, 16), (4, 0)])
+def test_a_buffer_must_hold_what_statistics_need(buffer_size: int, min_count: int) -> None:
+    with pytest.raises(InvalidInputError, match=f"min_count={min_count}.*={buffer_size}"):
+        PromptStatistics(buffer_size, min_count)

@@ -1,0 +1,53 @@
+"""Optimisers by name: AdamW as torch has it, in one kernel, or with states of eight bits."""
+
+import importlib
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch.nn import Parameter
+from torch.optim import AdamW, Optimizer
+
+from diffusion_gym.errors import InvalidInputError, unknown_name
+
+
+def make_optimizer(
+    name: str, parameters: Iterable[Parameter], learning_rate: float, **options: Any
+) -> Optimizer:
+    """An optimiser of some parameters.
+
+    Args:
+        name: ``"adamw"``; ``"adamw_fused"``, the same in one kernel per step, faster on a GPU; or
+            ``"adamw_8bit"`` (arXiv 2110.02861), whose states take a quarter of the memory.
+        parameters: What it trains.
+        learning_rate: The rate.
+        options: AdamW's, such as ``weight_decay``.
+
+    Raises:
+        InvalidInputError: The name is unknown, or what it needs is not installed.
+    """
+    if name not in OPTIMIZERS:
+        raise unknown_name("optimizer", name, OPTIMIZERS)
+    return OPTIMIZERS[name]()(parameters, lr=learning_rate, **options)
+
+
+def _fused() -> Callable[..., Optimizer]:
+    return lambda parameters, **options: AdamW(parameters, fused=True, **options)
+
+
+def _eight_bit() -> Callable[..., Optimizer]:
+    try:
+        optimizers = importlib.import_module("bitsandbytes.optim")
+    except ImportError as error:
+        raise InvalidInputError(
+            "optimizer 'adamw_8bit' needs the package bitsandbytes, which is not installed "
+            f"({error}): pip install bitsandbytes, or take 'adamw' or 'adamw_fused'"
+        ) from error
+    eight_bit: Callable[..., Optimizer] = optimizers.AdamW8bit
+    return eight_bit
+
+
+OPTIMIZERS: dict[str, Callable[[], Callable[..., Optimizer]]] = {
+    "adamw": lambda: AdamW,
+    "adamw_fused": _fused,
+    "adamw_8bit": _eight_bit,
+}
