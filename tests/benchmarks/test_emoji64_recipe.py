@@ -54,7 +54,7 @@ def test_toy_recipe_makes_a_model_for_the_gym(toy_folder):
     assert embedding.tokens.shape == (1, 24, 128)
     denoiser = model.new_denoiser()
     latents = torch.randn(1, *model.latent_shape)
-    output = denoiser(latents, torch.tensor([500]), embedding.tokens, return_dict=False)[0]
+    output = denoiser(latents, torch.tensor([500]), embedding)
     assert output.shape == latents.shape
     assert model.decode(latents).shape == (1, 3, 64, 64)
 

@@ -2,12 +2,5 @@
 
 import os
 
-import pytest
-
 # Read when CUDA starts: without it cuBLAS may add up in another order every time.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Makes the marker known."""
-    config.addinivalue_line("markers", "gpu: needs a CUDA device")

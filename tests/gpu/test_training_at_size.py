@@ -131,8 +131,8 @@ def test_a_round_of_training(setting: Setting, say: Callable[[str], None]) -> No
     assert not torch.equal(adapters(agent), before)
     assert adapters(agent).isfinite().all()
     assert sum(p.double().sum() for p in frozen) == checksum
-    say(f"{setting.size}: {8 / seconds:.2f} images/s with 4 steps, guided")
     if setting.device == "cuda":
+        say(f"{setting.size}: {8 / seconds:.2f} images/s with 4 steps, guided")
         say(f"{setting.size}: {torch.cuda.max_memory_allocated() / 1e9:.2f} GB at most")
 
 
