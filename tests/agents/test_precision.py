@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from packaging.version import Version
 from small_agents import STEPS, make_agent, make_env, weights
 from torch import Tensor
 
@@ -15,6 +16,9 @@ from agents.lora import ATTENTION_LAYERS, JOINT_ATTENTION_LAYERS
 from agents.policy import UNetPolicy
 from agents.ppo import DiffusionPPO
 from diffusion_gym.errors import DiffusionGymError
+
+# torch 2.8's float16 kernels for CPUs round differently where gradients are recorded.
+OLD_FLOAT16 = 1e-4 if Version(torch.__version__) < Version("2.9") else 0
 
 PROMPTS = ["a cat", "a dog", "an apple", "grapes"]
 MODELS = ["sd1", "sdxl", "sd3"]
@@ -74,7 +78,8 @@ def test_ratio_is_exactly_one(
         assert log_prob.requires_grad
         assert {t.dtype for t in (old.actions, log_prob, step.mean)} == {torch.float32}
         assert log_prob.isfinite().all()
-        assert torch.equal((log_prob.detach() - old.log_prob).exp(), torch.ones(4))
+        ratio = (log_prob.detach() - old.log_prob).exp()
+        assert (ratio - 1).abs().max() <= (OLD_FLOAT16 if precision == "float16" else 0)
         observation = env.step(old.actions)[0]
 
 

@@ -177,7 +177,8 @@ def test_exported_adapters_do_the_same_in_diffusers(setting: Setting, tmp_path: 
         return output
 
     base = theirs()
-    pipeline.load_lora_weights(export(policy, tmp_path / "exported"))
+    exported = export(policy, tmp_path / "exported")
+    pipeline.load_lora_weights(exported, weight_name="pytorch_lora_weights.safetensors")
     rounding = (ours - theirs()).std()
     assert rounding < 0.03 * ours.std()
     assert (ours - base).std() > 3 * rounding
