@@ -19,6 +19,7 @@ import matplotlib
 import pytest
 import torch
 
+from benchmarks.shaping.protocol import Budget
 from diffusion_gym.rewards import registry
 
 ROOT = Path(__file__).parents[1]
@@ -35,12 +36,22 @@ QUICK = {
     "agents.evaluate": "--count 2 --samples 1",
     "benchmarks.bare_loop": "--images 64",
     "benchmarks.versus_bare_loop": "--seeds 1 --images 64 --output results",
+    "benchmarks.shaping": "--tasks house_style --methods sparse --workers 1 --results results",
     "benchmarks.emoji64": "--toy --device cpu",
     "benchmarks.emoji64.evaluate": "--prompts 4",
 }
 
+SMALL_BUDGET = Budget(
+    images=4,
+    seeds=(0,),
+    evaluations=2,
+    common={"num_envs": 4, "samples_per_prompt": 2, "num_inference_steps": 2},
+    evaluation={"eval_prompts": 2, "eval_samples": 2},
+)
+
 #: Constants that stand in the way of a quick command and have no option.
 SMALLER: dict[str, dict[str, Any]] = {
+    "benchmarks.shaping": {"Budget": lambda: SMALL_BUDGET},
     "benchmarks.emoji64.evaluate": {
         "DIVERSITY_COPIES": 2,
         "DIVERSITY_STEPS": 2,
@@ -103,11 +114,17 @@ RUNNABLE = [block for block in BLOCKS if block.language in ("python", "bash")]
 
 
 @pytest.fixture(scope="module")
-def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Works in an empty folder; what the blocks set process-wide doesn't reach other tests."""
+def newcomer(tmp_path_factory: pytest.TempPathFactory, sd1_folder: Path) -> Iterator[None]:
+    """Works in a folder with nothing but the checkpoint that the README takes for granted.
+
+    What the blocks set process-wide doesn't reach other tests.
+    """
     precision, backend = torch.get_float32_matmul_precision(), matplotlib.get_backend()
     with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng():
-        patch.chdir(tmp_path_factory.mktemp("newcomer"))
+        folder = tmp_path_factory.mktemp("newcomer")
+        patch.chdir(folder)
+        (folder / "path" / "to").mkdir(parents=True)
+        (folder / "path" / "to" / "stable-diffusion").symlink_to(sd1_folder)
         patch.setattr(registry, "_factories", dict(registry._factories))
         yield
     torch.set_float32_matmul_precision(precision)

@@ -40,7 +40,7 @@ def _row(
     gains = statistics.gains(runs)
     queries, rewards = statistics.curves(runs, "reward_queries")
     _, target = statistics.curves(baseline, "reward_queries")
-    until = statistics.spent_until(queries, rewards.mean(0), float(target.mean(0)[-1]))
+    until = _reached(queries, rewards.mean(0), target.mean(0))
     evaluations = np.mean([run["summary"]["denoiser_evaluations"] for run in runs])
     metrics = [run["summary"]["metrics"] for run in runs]
     drift = np.mean([each["kl_to_base"]["after"] for each in metrics])
@@ -52,11 +52,21 @@ def _row(
         f"{runs[0]['learning_rate']:g}, {runs[0]['clip_range']:g}",
         f"{gains.mean():+.3f} [{gains.min():+.3f}, {gains.max():+.3f}]",
         "" if method == BASELINE else str(statistics.advantage(runs, baseline)),
-        "not reached" if np.isinf(until) else f"{until:,.0f}",
+        until,
         f"{evaluations:,.0f}",
         f"{drift:.2f}",
         f"{diversity[0]:.3f} → {diversity[1]:.3f}",
     ]
+
+
+def _reached(
+    queries: statistics.Array, rewards: statistics.Array, baseline: statistics.Array
+) -> str:
+    """Queries until a curve reaches where the baseline's ends; none if that gained nothing."""
+    if baseline[-1] <= baseline[0]:
+        return "—"
+    until = statistics.spent_until(queries, rewards, float(baseline[-1]))
+    return "not reached" if np.isinf(until) else f"{until:,.0f}"
 
 
 def tried(results: Results, task: str) -> Rows:
@@ -85,7 +95,9 @@ def markdown(columns: Sequence[str], rows: Rows) -> str:
 
 def rich_table(title: str, columns: Sequence[str], rows: Rows) -> Table:
     """A table for the terminal."""
-    table = Table(*columns, title=title, title_justify="left")
+    table = Table(title=title, title_justify="left")
+    for name in columns:
+        table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*row)
     return table

@@ -1,5 +1,6 @@
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ from benchmarks.shaping import report, statistics
 from benchmarks.shaping.__main__ import compare, publish
 from benchmarks.shaping.protocol import Budget
 from benchmarks.shaping.runs import Run, complete
+
+ROOT = Path(__file__).parents[2]
 
 TOY = Budget(
     images=20,
@@ -105,3 +108,12 @@ def test_spent_until_goes_along_the_curve(target, expected):
     spent = np.array([0.0, 100.0, 200.0])
     rewards = np.array([0.5, 0.6, 0.8])
     assert statistics.spent_until(spent, rewards, target) == pytest.approx(expected)
+
+
+def test_the_readme_has_the_published_tables():
+    results = json.loads((ROOT / "benchmarks" / "results" / "shaping.json").read_text())
+    readme = (ROOT / "README.md").read_text()
+    for task in results["tasks"]:
+        assert report.markdown(report.COLUMNS, report.comparison(results, task)) in readme
+    document = (ROOT / "benchmarks" / "results" / "shaping.md").read_text()
+    assert document == report.document(results)
