@@ -36,7 +36,7 @@ QUICK = {
     "agents.evaluate": "--count 2 --samples 1",
     "benchmarks.bare_loop": "--images 64",
     "benchmarks.versus_bare_loop": "--seeds 1 --images 64 --output results",
-    "benchmarks.shaping": "--tasks house_style --methods sparse --workers 1 --results results",
+    "benchmarks.shaping": "--tasks house_style --methods sparse --workers 1 --results tables",
     "benchmarks.emoji64": "--toy --device cpu",
     "benchmarks.emoji64.evaluate": "--prompts 4",
 }
