@@ -105,6 +105,11 @@ class RunFolder:
         """The newest agent, for `DiffusionPPO.load`."""
         return latest_checkpoint(self.checkpoints) / AGENT
 
+    def summary(self) -> dict[str, Any]:
+        """The final figures of a run that has ended."""
+        figures: dict[str, Any] = json.loads(self.summary_file.read_text())
+        return figures
+
     def metrics(self) -> list[dict[str, float]]:
         """The rounds' figures so far."""
         if not self.metrics_file.is_file():

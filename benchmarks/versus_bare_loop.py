@@ -46,7 +46,7 @@ def train_agent(seed: int, images: int) -> dict[str, Any]:
         settings = TrainSettings(seed=seed, images=images, output=str(Path(folder) / "run"))
         Training(settings, Console(quiet=True)).run()
         run = RunFolder.open(str(settings.output))
-        summary = json.loads(run.summary_file.read_text())
+        summary = run.summary()
         curve = [(row["time/seconds"], row["rollout/reward_mean"]) for row in run.metrics()]
     return {
         "curve": curve,

@@ -1,6 +1,5 @@
 """The figures of all runs in one file, from which table and picture are made."""
 
-import json
 from typing import Any
 
 from agents.run_folder import RunFolder
@@ -19,7 +18,7 @@ def measured(task: str, method: str, folder: RunFolder) -> dict[str, Any]:
         "learning_rate": settings.learning_rate,
         "clip_range": settings.clip_range,
         "curve": held_out_curve(folder),
-        "summary": _summary(folder),
+        "summary": folder.summary(),
     }
 
 
@@ -35,13 +34,8 @@ def held_out_curve(folder: RunFolder) -> list[dict[str, float]]:
         if EVALUATION in row:
             curve.append(_point(queries, evaluations, row[EVALUATION]))
         queries, evaluations = row["count/reward_queries"], row["count/denoiser_evaluations"]
-    return [*curve, _point(queries, evaluations, _summary(folder)["held_out_after"])]
+    return [*curve, _point(queries, evaluations, folder.summary()["held_out_after"])]
 
 
 def _point(queries: float, evaluations: float, reward: float) -> dict[str, float]:
     return {"reward_queries": queries, "denoiser_evaluations": evaluations, "reward": reward}
-
-
-def _summary(folder: RunFolder) -> dict[str, Any]:
-    summary: dict[str, Any] = json.loads(folder.summary_file.read_text())
-    return summary
