@@ -8,12 +8,10 @@ from typing import Any
 
 from rich.console import Console
 
-from agents import cli
-from agents.evaluation import evaluate, mean, paired_difference
-from agents.pictures import before_after
-from agents.report import comparison, print_comparison
-from agents.run_folder import RunFolder, write_json
-from agents.workbench import (
+from agents.evaluation.evaluation import evaluate, mean, paired_difference
+from agents.evaluation.pictures import before_after
+from agents.runs import cli
+from agents.runs.builders import (
     EVALUATION_SEED,
     base_policy,
     evaluation_prompts,
@@ -21,6 +19,8 @@ from agents.workbench import (
     make_env,
     make_monitor,
 )
+from agents.runs.report import comparison, print_comparison
+from agents.runs.run_folder import RunFolder, write_json
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

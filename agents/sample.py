@@ -6,11 +6,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from agents import cli
-from agents.evaluation import evaluate
-from agents.pictures import image_sheet
-from agents.run_folder import RunFolder
-from agents.workbench import base_policy, load_policy, make_env
+from agents.evaluation.evaluation import evaluate
+from agents.evaluation.pictures import image_sheet
+from agents.runs import cli
+from agents.runs.builders import base_policy, load_policy, make_env
+from agents.runs.run_folder import RunFolder
 from diffusion_gym.errors import InvalidInputError
 
 

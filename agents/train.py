@@ -11,19 +11,13 @@ from rich.console import Console
 from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.logger import KVWriter, Logger, TensorBoardOutputFormat
 
-from agents import cli
-from agents.callbacks import Checkpoints, Evaluations, StopOnInterrupt
-from agents.checkpoint import checkpoints_in
-from agents.evaluation import Evaluation
-from agents.export import export
-from agents.live import LiveView
+from agents.common.checkpoint import checkpoints_in
+from agents.evaluation.evaluation import Evaluation
 from agents.policy import UNetPolicy
+from agents.policy.export import export
 from agents.ppo import DiffusionPPO
-from agents.report import write_report
-from agents.run_folder import MetricsFile, RunFolder, write_json
-from agents.settings import TrainSettings
-from agents.shaping import Course, shape_rewards
-from agents.workbench import (
+from agents.runs import cli
+from agents.runs.builders import (
     HELD_OUT,
     base_policy,
     evaluate_run,
@@ -33,6 +27,12 @@ from agents.workbench import (
     make_env,
     save_evaluation,
 )
+from agents.runs.callbacks import Checkpoints, Evaluations, StopOnInterrupt
+from agents.runs.live import LiveView
+from agents.runs.methods import Course, shape_rewards
+from agents.runs.report import write_report
+from agents.runs.run_folder import MetricsFile, RunFolder, write_json
+from agents.runs.settings import TrainSettings
 from diffusion_gym.errors import InvalidInputError
 
 PACKAGES = ("diffusion-gym", "torch", "diffusers", "transformers", "gymnasium", "stable-baselines3")

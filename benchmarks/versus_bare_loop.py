@@ -18,8 +18,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from agents.run_folder import RunFolder, write_json
-from agents.settings import TrainSettings
+from agents.runs.run_folder import RunFolder, write_json
+from agents.runs.settings import TrainSettings
 from agents.train import Training
 from benchmarks.bare_loop import BareLoop
 from diffusion_gym.prompts import load_prompts

@@ -12,28 +12,31 @@ from diffusion_gym.registration import register_envs
 
 if TYPE_CHECKING:
     from diffusion_gym import wrappers
-    from diffusion_gym.checker import check_vector_env
-    from diffusion_gym.env import DiffusionT2IEnv
-    from diffusion_gym.infos import FinishedEpisodes, finished_episodes
+    from diffusion_gym.envs import (
+        DenoisingState,
+        DiffusionT2IEnv,
+        DiffusionT2IVectorEnv,
+        FinishedEpisodes,
+        check_vector_env,
+        finished_episodes,
+    )
+    from diffusion_gym.images import image_grid
     from diffusion_gym.models import load_model
     from diffusion_gym.prompts import load_prompts
     from diffusion_gym.reference import reference_policy
-    from diffusion_gym.rendering import image_grid
     from diffusion_gym.rewards import RewardResult, make_reward, register_reward, reward_names
-    from diffusion_gym.schedule import DenoisingSchedule
-    from diffusion_gym.state import DenoisingState
-    from diffusion_gym.vector_env import DiffusionT2IVectorEnv
+    from diffusion_gym.schedules import DenoisingSchedule
 
 _LAZY = {
-    "DenoisingSchedule": "schedule",
-    "DenoisingState": "state",
-    "DiffusionT2IEnv": "env",
-    "DiffusionT2IVectorEnv": "vector_env",
-    "FinishedEpisodes": "infos",
+    "DenoisingSchedule": "schedules",
+    "DenoisingState": "envs",
+    "DiffusionT2IEnv": "envs",
+    "DiffusionT2IVectorEnv": "envs",
+    "FinishedEpisodes": "envs",
     "RewardResult": "rewards",
-    "check_vector_env": "checker",
-    "finished_episodes": "infos",
-    "image_grid": "rendering",
+    "check_vector_env": "envs",
+    "finished_episodes": "envs",
+    "image_grid": "images",
     "load_model": "models",
     "load_prompts": "prompts",
     "make_reward": "rewards",

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from diffusion_gym.models import PromptEmbedding, predict_noise
-from diffusion_gym.schedule import DenoisingStep
+from diffusion_gym.schedules.ddim import DenoisingStep
 
 
 class ReferencePolicy:

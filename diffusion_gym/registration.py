@@ -14,6 +14,6 @@ def register_envs() -> None:
     if ENV_ID not in gymnasium.registry:
         gymnasium.register(
             id=ENV_ID,
-            entry_point="diffusion_gym.env:DiffusionT2IEnv",
-            vector_entry_point="diffusion_gym.vector_env:DiffusionT2IVectorEnv",
+            entry_point="diffusion_gym.envs.env:DiffusionT2IEnv",
+            vector_entry_point="diffusion_gym.envs.vector_env:DiffusionT2IVectorEnv",
         )

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 CONFIGURATION = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = CONFIGURATION["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-EMBEDDED = "diffusion_gym/models/emoji64"
+EMBEDDED = "diffusion_gym/emoji64"
 
 
 def requirements(*groups):
@@ -72,15 +72,15 @@ def test_every_module_is_in_the_wheel(names):
 
 def test_the_embedded_model_is_in_the_wheel_with_its_licences(wheel, names):
     expected = {
-        *(f"pipeline/{part}/config.json" for part in ("unet", "vae", "text_encoder")),
-        *(f"pipeline/{p}/diffusion_pytorch_model.safetensors" for p in ("unet", "vae")),
-        "pipeline/text_encoder/model.safetensors",
-        "pipeline/tokenizer/tokenizer.json",
-        "pipeline/scheduler/scheduler_config.json",
-        "pipeline/model_index.json",
-        "clip/model.safetensors",
-        "verifier/model.safetensors",
-        *("objects.json", "backgrounds.json", "LICENSES.md", "MODEL_CARD.md"),
+        *(f"data/pipeline/{part}/config.json" for part in ("unet", "vae", "text_encoder")),
+        *(f"data/pipeline/{p}/diffusion_pytorch_model.safetensors" for p in ("unet", "vae")),
+        "data/pipeline/text_encoder/model.safetensors",
+        "data/pipeline/tokenizer/tokenizer.json",
+        "data/pipeline/scheduler/scheduler_config.json",
+        "data/pipeline/model_index.json",
+        "data/clip/model.safetensors",
+        "data/verifier/model.safetensors",
+        *("data/objects.json", "data/backgrounds.json", "LICENSES.md", "MODEL_CARD.md"),
     }
     assert names >= {f"{EMBEDDED}/{name}" for name in expected}
     licences = f"diffusion_gym-{PROJECT['version']}.dist-info/licenses"

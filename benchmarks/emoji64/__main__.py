@@ -16,8 +16,8 @@ from benchmarks.emoji64.recipe import (
     toy_recipe,
 )
 from benchmarks.emoji64.training import Machine
+from diffusion_gym.emoji64 import emoji64_folder
 from diffusion_gym.errors import DiffusionGymError
-from diffusion_gym.models import emoji64_folder
 from diffusion_gym.models.loading import resolve_device
 
 EXAMPLES = """\

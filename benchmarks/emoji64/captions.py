@@ -19,7 +19,15 @@ from torch.nn import functional
 from transformers import CLIPTokenizer
 
 from benchmarks.emoji64.scenes import COUNT, RELATION, SceneBatch
-from diffusion_gym.scenes import BACKGROUNDS, COUNTS, OBJECTS, RELATIONS, STYLES, article, plural
+from diffusion_gym.emoji64.scenes import (
+    BACKGROUNDS,
+    COUNTS,
+    OBJECTS,
+    RELATIONS,
+    STYLES,
+    article,
+    plural,
+)
 
 TOKENIZER_FOLDER = Path(__file__).parent / "data" / "tokenizer"
 MAX_TOKENS = 24
@@ -49,8 +57,8 @@ def word_ids(text: str) -> list[int]:
 class CaptionIds:
     """Writes the captions of a batch of scenes as token ids, without leaving the device.
 
-    The ids equal those of the tokenizer on `diffusion_gym.scenes.caption`; making thousands of
-    captions within one captured training step needs them without a string.
+    The ids equal those of the tokenizer on `diffusion_gym.emoji64.scenes.caption`; making
+    thousands of captions within one captured training step needs them without a string.
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:

@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from benchmarks.emoji64.scenes import MAX_SPRITES, SceneBatch
 from benchmarks.emoji64.sprites import load_atlas
-from diffusion_gym.scenes import BACKGROUNDS
+from diffusion_gym.emoji64.scenes import BACKGROUNDS
 
 IMAGE_SIZE = 64
 OVERSAMPLING = 2

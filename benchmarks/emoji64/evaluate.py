@@ -38,11 +38,12 @@ from benchmarks.emoji64.networks import text_features
 from benchmarks.emoji64.sampler import Sampler
 from benchmarks.emoji64.sampling import sample_scenes
 from benchmarks.emoji64.scenes import SceneBatch
-from diffusion_gym import rendering
+from diffusion_gym.emoji64 import emoji64_folder
+from diffusion_gym.emoji64.scenes import KINDS, caption
+from diffusion_gym.emoji64.verifier import SceneVerifier
 from diffusion_gym.errors import DiffusionGymError, InvalidInputError
-from diffusion_gym.models import emoji64_folder, load_model
-from diffusion_gym.rewards.scene_verifier import SceneVerifier
-from diffusion_gym.scenes import KINDS, caption
+from diffusion_gym.images import image_grid, to_uint8
+from diffusion_gym.models import load_model
 
 GUIDANCES = (1.0, 2.0, 4.0)
 STEPS = (10, 20)
@@ -177,9 +178,9 @@ def _milliseconds(function: Callable[[], object], device: torch.device) -> float
     return 1000 * statistics.median(times) / SPEED_BATCH
 
 
-def image_grid(images: Tensor, per_row: int) -> Image.Image:
+def image_sheet(images: Tensor, per_row: int) -> Image.Image:
     """Pictures ``[B, 3, H, W]`` in [0, 1] side by side."""
-    return Image.fromarray(rendering.image_grid(rendering.to_uint8(images), per_row, gap=0))
+    return Image.fromarray(image_grid(to_uint8(images), per_row, gap=0))
 
 
 def write_samples(sampler: Sampler, scenes: SceneBatch, out: Path) -> None:
@@ -190,7 +191,7 @@ def write_samples(sampler: Sampler, scenes: SceneBatch, out: Path) -> None:
     captions = [captions[kind * share + row] for kind in range(len(KINDS)) for row in range(number)]
     images = [sampler.draw(captions, guidance=guidance, steps=20, seed=7) for guidance in (1, 3)]
     per_row = min(PICTURES_PER_ROW, len(captions))
-    image_grid(torch.cat(images), per_row).save(out / "samples.png")
+    image_sheet(torch.cat(images), per_row).save(out / "samples.png")
     lines = [
         f"samples.png: {per_row} pictures a row, 20 steps, eta 1; "
         "the upper half has guidance 1, the lower half guidance 3. The captions of each half:",

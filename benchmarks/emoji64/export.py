@@ -19,8 +19,8 @@ from transformers import CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTextM
 from benchmarks.emoji64.captions import TOKENIZER_FOLDER, load_tokenizer
 from benchmarks.emoji64.composer import IMAGE_SIZE
 from benchmarks.emoji64.networks import VERIFIER_ARCHITECTURE, frozen, new_scheduler
-from diffusion_gym.rewards.scene_verifier import SceneVerifier
-from diffusion_gym.scenes import BACKGROUNDS, OBJECTS, RELATIONS, STYLES
+from diffusion_gym.emoji64.scenes import BACKGROUNDS, OBJECTS, RELATIONS, STYLES
+from diffusion_gym.emoji64.verifier import SceneVerifier
 
 PIPELINE, CLIP, VERIFIER = "pipeline", "clip", "verifier"
 AUTOENCODER = f"{PIPELINE}/vae"
@@ -99,7 +99,7 @@ def save_verifier(verifier: SceneVerifier, out: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     save_file(_half(verifier).state_dict(), folder / "model.safetensors")
     config = {
-        "model": "diffusion_gym.rewards.scene_verifier.SceneVerifier",
+        "model": "diffusion_gym.emoji64.verifier.SceneVerifier",
         "architecture": VERIFIER_ARCHITECTURE,
         "input": "RGB in [0, 1], channels first, 64x64 (others are resized)",
         "classes": [item.name for item in OBJECTS],

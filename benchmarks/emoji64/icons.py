@@ -4,7 +4,7 @@ Most icons carry the object's own name, with hyphens for spaces; the table holds
 three sets must have the icon, so that every object exists in every style.
 """
 
-from diffusion_gym.scenes import OBJECTS
+from diffusion_gym.emoji64.scenes import OBJECTS
 
 ICON_SETS: tuple[str, ...] = ("noto", "fluent-emoji", "fluent-emoji-flat")
 """Folder of each style's set, in the order of the styles: cartoon, 3d, flat."""

@@ -16,9 +16,9 @@ from benchmarks.emoji64.pictures import to_network_range
 from benchmarks.emoji64.sampling import hard_negatives, sample_scenes
 from benchmarks.emoji64.scenes import COUNT, RELATION
 from benchmarks.emoji64.train_clip import also_fits
-from diffusion_gym.rewards.scene_facts import FACTS
-from diffusion_gym.rewards.scene_verifier import SceneVerifier
-from diffusion_gym.scenes import KINDS, Scene
+from diffusion_gym.emoji64.facts import FACTS
+from diffusion_gym.emoji64.scenes import KINDS, Scene
+from diffusion_gym.emoji64.verifier import SceneVerifier
 
 BATCH = 128
 ALL = "all"

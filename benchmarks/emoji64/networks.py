@@ -10,8 +10,8 @@ from transformers import CLIPConfig, CLIPModel
 
 from benchmarks.emoji64.captions import END_ID, MAX_TOKENS, START_ID, VOCABULARY
 from benchmarks.emoji64.composer import IMAGE_SIZE
-from diffusion_gym.rewards.scene_verifier import SceneVerifier
-from diffusion_gym.scenes import BACKGROUNDS, OBJECTS, STYLES
+from diffusion_gym.emoji64.scenes import BACKGROUNDS, OBJECTS, STYLES
+from diffusion_gym.emoji64.verifier import SceneVerifier
 
 LATENT_CHANNELS = 16
 LATENT_SIZE = 8

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from diffusion_gym.models import Denoiser, DiffusionModel, predict_noise
-from diffusion_gym.schedule import DenoisingSchedule
+from diffusion_gym.schedules.ddim import DenoisingSchedule
 
 SAMPLE_BATCH = 64
 

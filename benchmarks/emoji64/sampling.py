@@ -19,7 +19,7 @@ from benchmarks.emoji64.scenes import (
     SINGLE,
     SceneBatch,
 )
-from diffusion_gym.scenes import BACKGROUNDS, COUNTS, OBJECTS, RELATIONS, STYLES
+from diffusion_gym.emoji64.scenes import BACKGROUNDS, COUNTS, OBJECTS, RELATIONS, STYLES
 
 CENTRE = 32.0
 KIND_SHARES = (0.35, 0.15, 0.35, 0.15)

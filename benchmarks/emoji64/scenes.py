@@ -1,7 +1,7 @@
 """Batches of scenes as tensors: everything that is in a picture, and what its caption states.
 
-A scene of the grammar (`diffusion_gym.scenes`) holds what a caption states. A `SceneBatch` holds
-whole pictures, thousands of them on one device, and which of their facts are stated.
+A scene of the grammar (`diffusion_gym.emoji64.scenes`) holds what a caption states. A `SceneBatch`
+holds whole pictures, thousands of them on one device, and which of their facts are stated.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -10,7 +10,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from diffusion_gym.scenes import BACKGROUNDS, KINDS, RELATIONS, STYLES, Scene, StatedObject
+from diffusion_gym.emoji64.scenes import BACKGROUNDS, KINDS, RELATIONS, STYLES, Scene, StatedObject
 
 MAX_SPRITES = 4
 SINGLE, AND, RELATION, COUNT = range(len(KINDS))
@@ -21,12 +21,12 @@ class SceneBatch:
     """B scenes.
 
     Attributes:
-        kind: Index into `diffusion_gym.scenes.KINDS`, ``[B]``.
+        kind: Index into `diffusion_gym.emoji64.scenes.KINDS`, ``[B]``.
         objects: First and second object, ``[B, 2]``; only pairs show the second.
         styles: Style of the first and the second object, ``[B, 2]``.
         background: Colour, ``[B]``.
-        relation: Index into `diffusion_gym.scenes.RELATIONS`, ``[B]``; the arrangement of every
-            pair, stated by the kind "relation" only.
+        relation: Index into `diffusion_gym.emoji64.scenes.RELATIONS`, ``[B]``; the arrangement
+            of every pair, stated by the kind "relation" only.
         count: Number of sprites, ``[B]``.
         states_style: Whether the caption states each object's style, bool ``[B, 2]``.
         states_background: Whether the caption states the background, bool ``[B]``.

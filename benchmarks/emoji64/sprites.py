@@ -21,8 +21,8 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.emoji64.icons import ICON_SETS, all_icons
+from diffusion_gym.emoji64.scenes import OBJECTS, STYLES
 from diffusion_gym.errors import InvalidInputError
-from diffusion_gym.scenes import OBJECTS, STYLES
 
 ATLAS_FILE = Path(__file__).parent / "data" / "atlas.npz"
 

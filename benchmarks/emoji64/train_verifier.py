@@ -17,7 +17,7 @@ from benchmarks.emoji64.networks import frozen, new_verifier
 from benchmarks.emoji64.pictures import Pictures, from_bytes, to_bytes, to_network_range
 from benchmarks.emoji64.scenes import SceneBatch, concatenate
 from benchmarks.emoji64.training import Machine, StageSettings, TrainingReport, train
-from diffusion_gym.rewards.scene_verifier import SceneMaps, SceneVerifier
+from diffusion_gym.emoji64.verifier import SceneMaps, SceneVerifier
 
 CELLS = 16
 IGNORED = -100

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from agents.run_folder import write_json
+from agents.runs.run_folder import write_json
 from benchmarks.shaping import curves, report
 from benchmarks.shaping.protocol import BASELINE, METHODS, TASKS, Budget
 from benchmarks.shaping.results import measured

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Options = Mapping[str, Any]
-"""Options of ``python -m agents.train``, by the names of `agents.settings.TrainSettings`."""
+"""Options of ``python -m agents.train``, by the names of `agents.runs.settings.TrainSettings`."""
 
 TASKS: dict[str, Options] = {
     "house_style": {"reward": "house_style", "prompts": "emoji-objects"},

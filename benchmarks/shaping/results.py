@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from agents.run_folder import RunFolder
+from agents.runs.run_folder import RunFolder
 
 EVALUATION = "eval/reward"
 """The column of an evaluation during training."""

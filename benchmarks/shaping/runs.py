@@ -6,8 +6,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from agents.run_folder import RunFolder
-from agents.settings import TrainSettings
+from agents.runs.run_folder import RunFolder
+from agents.runs.settings import TrainSettings
 from agents.train import Training
 from benchmarks.shaping.protocol import Options
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from agents.run_folder import RunFolder
-from agents.settings import TrainSettings
+from agents.runs.run_folder import RunFolder
+from agents.runs.settings import TrainSettings
 from benchmarks.shaping.protocol import Budget
 from benchmarks.shaping.runs import Run, complete
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from agents.evaluation import PairedDifference, paired_difference
+from agents.evaluation.evaluation import PairedDifference, paired_difference
 
 Array = npt.NDArray[np.float64]
 

@@ -1,7 +1,7 @@
 """Text-to-image models: loading, prompt encoding, decoding, and fresh denoisers for policies."""
 
 from diffusion_gym.models.denoiser import Denoiser
-from diffusion_gym.models.embedded import emoji64_folder, model_names
+from diffusion_gym.models.embedded import model_names
 from diffusion_gym.models.embedding import PromptEmbedding
 from diffusion_gym.models.guidance import predict_noise
 from diffusion_gym.models.loading import load_model
@@ -13,7 +13,6 @@ __all__ = [
     "DiffusionModel",
     "ModelOptions",
     "PromptEmbedding",
-    "emoji64_folder",
     "load_model",
     "model_names",
     "predict_noise",

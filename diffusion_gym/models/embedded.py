@@ -1,7 +1,6 @@
 """The models that ship inside the package, and what each model is used with by default."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -23,11 +22,6 @@ EMOJI64 = "emoji-64"
 EMBEDDED_DEFAULTS = {EMOJI64: ModelDefaults("emoji-objects", "house_style", 10)}
 OTHER_DEFAULTS = ModelDefaults("animals", "jpeg_compressibility", 50)
 """DDPO's first experiment (arXiv 2305.13301): 45 animals, as small as JPEG can have them."""
-
-
-def emoji64_folder() -> Path:
-    """The package data of the embedded model: pipeline/, clip/, verifier/ and the scene tables."""
-    return Path(__file__).parent / "emoji64"
 
 
 def model_names() -> list[str]:

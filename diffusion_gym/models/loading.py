@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from diffusion_gym.emoji64 import emoji64_folder
 from diffusion_gym.errors import InvalidInputError, unknown_name
 from diffusion_gym.models import hub
 from diffusion_gym.models.architectures import Architecture
@@ -16,7 +17,6 @@ from diffusion_gym.models.embedded import (
     EMOJI64,
     OTHER_DEFAULTS,
     ModelDefaults,
-    emoji64_folder,
     model_names,
 )
 from diffusion_gym.models.model import DiffusionModel

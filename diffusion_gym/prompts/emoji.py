@@ -6,8 +6,7 @@ import random
 from collections.abc import Sequence
 from typing import TypeVar
 
-from diffusion_gym.prompts.prompt_set import PromptSet
-from diffusion_gym.scenes import (
+from diffusion_gym.emoji64.scenes import (
     BACKGROUNDS,
     COUNTS,
     KINDS,
@@ -20,6 +19,7 @@ from diffusion_gym.scenes import (
     article,
     caption,
 )
+from diffusion_gym.prompts.prompt_set import PromptSet
 
 _Choice = TypeVar("_Choice")
 

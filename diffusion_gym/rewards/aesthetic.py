@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from diffusion_gym.errors import ModelLoadError
 from diffusion_gym.rewards.base import RewardResult
-from diffusion_gym.rewards.clip_networks import Clip
-from diffusion_gym.rewards.weights import check_batch_size
+from diffusion_gym.rewards.networks.clip import Clip
+from diffusion_gym.rewards.networks.weights import check_batch_size
 
 
 class Aesthetic:

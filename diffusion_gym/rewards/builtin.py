@@ -6,26 +6,26 @@ Networks are loaded when a reward is made, and shared between rewards while some
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from diffusion_gym.emoji64.verifier import SceneVerifier, load_verifier
 from diffusion_gym.errors import InvalidInputError, unknown_name
 from diffusion_gym.rewards.aesthetic import Aesthetic
 from diffusion_gym.rewards.base import RewardFunction
-from diffusion_gym.rewards.clip_networks import load_clip
 from diffusion_gym.rewards.clip_score import ClipScore
 from diffusion_gym.rewards.house_style import HouseStyle
 from diffusion_gym.rewards.image_reward import ImageReward
-from diffusion_gym.rewards.image_reward_network import load_image_reward
 from diffusion_gym.rewards.jpeg import JpegSize
-from diffusion_gym.rewards.linear_head import linear_head
-from diffusion_gym.rewards.open_clip_networks import load_open_clip
-from diffusion_gym.rewards.preprocessing import crop, pad
-from diffusion_gym.rewards.scene_alignment import SceneAlignment
-from diffusion_gym.rewards.scene_verifier import SceneVerifier, load_verifier
-from diffusion_gym.rewards.weights import (
+from diffusion_gym.rewards.networks.clip import load_clip
+from diffusion_gym.rewards.networks.image_reward import load_image_reward
+from diffusion_gym.rewards.networks.linear_head import linear_head
+from diffusion_gym.rewards.networks.open_clip import load_open_clip
+from diffusion_gym.rewards.networks.preprocessing import crop, pad
+from diffusion_gym.rewards.networks.weights import (
     find_file,
     load_weights,
     model_version,
     weights_hash,
 )
+from diffusion_gym.rewards.scene_alignment import SceneAlignment
 
 HPSV2_FILES = {"v2.0": "HPS_v2_compressed.pt", "v2.1": "HPS_v2.1_compressed.pt"}
 """The releases of HPSv2, as their files are called."""
@@ -33,7 +33,7 @@ HPSV2_FILES = {"v2.0": "HPS_v2_compressed.pt", "v2.1": "HPS_v2.1_compressed.pt"}
 
 def _embedded(part: str) -> Path:
     # Imported here so that registering a reward does not wait for diffusers.
-    from diffusion_gym.models import emoji64_folder
+    from diffusion_gym.emoji64 import emoji64_folder
 
     return emoji64_folder() / part
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from diffusion_gym.rewards.base import RewardResult
-from diffusion_gym.rewards.weights import check_batch_size
+from diffusion_gym.rewards.networks.weights import check_batch_size
 
 
 class EmbeddingModel(Protocol):

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from diffusion_gym.emoji64.scenes import BACKGROUNDS, STYLES, parse
+from diffusion_gym.emoji64.verifier import SceneVerifier
 from diffusion_gym.errors import unknown_name
 from diffusion_gym.rewards.base import RewardResult
-from diffusion_gym.rewards.scene_verifier import SceneVerifier
-from diffusion_gym.scenes import BACKGROUNDS, STYLES, parse
 
 
 class HouseStyle:
@@ -21,8 +21,8 @@ class HouseStyle:
 
     Args:
         verifier: The network that reads the pictures.
-        style: One of :data:`diffusion_gym.scenes.STYLES`.
-        background: A name in :data:`diffusion_gym.scenes.BACKGROUNDS`.
+        style: One of :data:`diffusion_gym.emoji64.scenes.STYLES`.
+        background: A name in :data:`diffusion_gym.emoji64.scenes.BACKGROUNDS`.
 
     Raises:
         InvalidInputError: Style or background is unknown.
@@ -48,7 +48,8 @@ class HouseStyle:
         """Scores images [B, 3, H, W] in [0, 1].
 
         Raises:
-            InvalidInputError: A prompt is not of the grammar in :mod:`diffusion_gym.scenes`.
+            InvalidInputError: A prompt is not of the grammar in
+                :mod:`diffusion_gym.emoji64.scenes`.
         """
         wanted = [parse(prompt).objects for prompt in prompts]
         maps = self._verifier(images.to(self._device, torch.float32))

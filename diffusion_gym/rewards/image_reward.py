@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from diffusion_gym.rewards.base import RewardResult
-from diffusion_gym.rewards.image_reward_network import ImageRewardNetwork
-from diffusion_gym.rewards.preprocessing import Preprocessing
-from diffusion_gym.rewards.weights import check_batch_size
+from diffusion_gym.rewards.networks.image_reward import ImageRewardNetwork
+from diffusion_gym.rewards.networks.preprocessing import Preprocessing
+from diffusion_gym.rewards.networks.weights import check_batch_size
 
 PROMPT_TOKENS = 35
 """All prompts are padded or cut to this length."""

@@ -10,8 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from diffusion_gym.errors import InvalidInputError
+from diffusion_gym.images import to_uint8
 from diffusion_gym.rewards.base import RewardResult
-from diffusion_gym.rewards.images import to_uint8
 
 QUALITY = 95
 """DDPO's setting (arXiv 2305.13301)."""
@@ -44,7 +44,9 @@ class JpegSize:
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> RewardResult:
         """Scores images [B, 3, H, W] in [0, 1]; the prompts do not matter."""
-        sizes = torch.tensor([jpeg_bytes(array) for array in to_uint8(images)]) / 1000.0
+        sizes = (
+            torch.tensor([jpeg_bytes(array) for array in to_uint8(images).cpu().numpy()]) / 1000.0
+        )
         return RewardResult.from_values(self.sign * sizes, {"size_kb": sizes})
 
     def __repr__(self) -> str:

@@ -5,16 +5,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from diffusion_gym.emoji64.facts import FACTS
+from diffusion_gym.emoji64.scenes import parse
+from diffusion_gym.emoji64.verifier import SceneVerifier
 from diffusion_gym.rewards.base import RewardResult
-from diffusion_gym.rewards.scene_facts import FACTS
-from diffusion_gym.rewards.scene_verifier import SceneVerifier
-from diffusion_gym.scenes import parse
 
 
 class SceneAlignment:
     """Share of the stated facts that the picture shows, in [0, 1].
 
-    The facts are :data:`diffusion_gym.rewards.scene_facts.FACTS`. Every caption states objects and
+    The facts are :data:`diffusion_gym.emoji64.facts.FACTS`. Every caption states objects and
     count; relation, background and style count where it states them. The terms are the facts, 1.0
     shown, 0.0 not shown, NaN not stated, and ``all``, 1.0 where every stated fact is shown.
 
@@ -33,7 +33,8 @@ class SceneAlignment:
         """Scores images [B, 3, H, W] in [0, 1].
 
         Raises:
-            InvalidInputError: A prompt is not of the grammar in :mod:`diffusion_gym.scenes`.
+            InvalidInputError: A prompt is not of the grammar in
+                :mod:`diffusion_gym.emoji64.scenes`.
         """
         scenes = [parse(prompt) for prompt in prompts]
         found = self._verifier.detect(images.to(self._device, torch.float32))

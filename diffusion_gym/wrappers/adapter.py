@@ -16,10 +16,10 @@ from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import VectorEnv, VectorWrapper
 from torch import Tensor
 
-from diffusion_gym.env import DiffusionT2IEnv
+from diffusion_gym.envs.env import DiffusionT2IEnv
+from diffusion_gym.envs.infos import Infos, finished_episodes, row_of, scatter, to_numpy
+from diffusion_gym.envs.vector_env import DiffusionT2IVectorEnv
 from diffusion_gym.errors import InvalidInputError
-from diffusion_gym.infos import Infos, finished_episodes, row_of, scatter, to_numpy
-from diffusion_gym.vector_env import DiffusionT2IVectorEnv
 from diffusion_gym.wrappers.hindsight import hindsight
 
 BaseEnv = DiffusionT2IEnv | DiffusionT2IVectorEnv

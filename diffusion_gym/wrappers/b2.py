@@ -20,10 +20,10 @@ import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor
 
+from diffusion_gym.envs.infos import FinishedEpisodes, Infos, finished_episodes
+from diffusion_gym.envs.state import DenoisingState
+from diffusion_gym.envs.vector_env import DiffusionT2IVectorEnv
 from diffusion_gym.errors import InvalidInputError, unknown_name
-from diffusion_gym.infos import FinishedEpisodes, Infos, finished_episodes
-from diffusion_gym.state import DenoisingState
-from diffusion_gym.vector_env import DiffusionT2IVectorEnv
 from diffusion_gym.wrappers.adapter import RewardShaping, as_returned, write_outcome
 from diffusion_gym.wrappers.reward_history import RewardHistory, leave_one_out_mean
 

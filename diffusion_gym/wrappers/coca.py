@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
+from diffusion_gym.envs.infos import Infos
+from diffusion_gym.envs.state import DenoisingState
 from diffusion_gym.errors import InvalidInputError, unknown_name
-from diffusion_gym.infos import Infos
-from diffusion_gym.state import DenoisingState
 from diffusion_gym.wrappers.adapter import (
     BaseEnv,
     CreditReward,

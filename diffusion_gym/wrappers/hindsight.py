@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffusion_gym.envs.infos import FinishedEpisodes
 from diffusion_gym.errors import InvalidInputError
-from diffusion_gym.infos import FinishedEpisodes
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

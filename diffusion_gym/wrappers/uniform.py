@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion_gym.infos import Infos
+from diffusion_gym.envs.infos import Infos
 from diffusion_gym.wrappers.adapter import CreditReward
 from diffusion_gym.wrappers.hindsight import restrict_credit
 

@@ -7,7 +7,7 @@ from benchmarks.emoji64.evaluate import (
     Judges,
     balanced_scenes,
     dissimilarity,
-    image_grid,
+    image_sheet,
     measure_alignment,
     rounded,
 )
@@ -18,9 +18,10 @@ from benchmarks.emoji64.measures import (
     shares_of_facts,
 )
 from benchmarks.emoji64.sampler import Sampler
+from diffusion_gym.emoji64 import emoji64_folder
+from diffusion_gym.emoji64.scenes import parse
 from diffusion_gym.errors import InvalidInputError
-from diffusion_gym.models import emoji64_folder, load_model
-from diffusion_gym.scenes import parse
+from diffusion_gym.models import load_model
 
 CPU = torch.device("cpu")
 
@@ -97,11 +98,11 @@ def test_dissimilarity_and_psnr():
     assert psnr(torch.zeros(1, 3, 4, 4), torch.full((1, 3, 4, 4), 0.1)) == pytest.approx(20)
 
 
-def test_image_grid_is_filled_row_by_row():
+def test_image_sheet_is_filled_row_by_row():
     images = torch.zeros(4, 3, 2, 2)
     images[1, 0] = 1.0
     images[2, 1] = 1.0
-    grid = image_grid(images, per_row=2)
+    grid = image_sheet(images, per_row=2)
     assert grid.size == (4, 4)
     assert grid.getpixel((2, 0)) == (255, 0, 0)
     assert grid.getpixel((0, 2)) == (0, 255, 0)

@@ -19,8 +19,9 @@ from benchmarks.emoji64.train_denoiser import (
     velocity_loss,
 )
 from benchmarks.emoji64.training import Machine, StageSettings, learning_rate, train
+from diffusion_gym.emoji64 import emoji64_folder
 from diffusion_gym.errors import InvalidInputError, ModelLoadError
-from diffusion_gym.models import emoji64_folder, load_model
+from diffusion_gym.models import load_model
 
 CPU = Machine(torch.device("cpu"))
 

@@ -9,8 +9,8 @@ from benchmarks.emoji64.sampling import hard_negatives, misdescribe, sample_scen
 from benchmarks.emoji64.scenes import AND, COUNT, RELATION, SINGLE, concatenate
 from benchmarks.emoji64.train_clip import also_fits
 from benchmarks.emoji64.train_verifier import make_targets
-from diffusion_gym.models import emoji64_folder
-from diffusion_gym.scenes import KINDS, RELATIONS, caption, parse
+from diffusion_gym.emoji64 import emoji64_folder
+from diffusion_gym.emoji64.scenes import KINDS, RELATIONS, caption, parse
 
 
 def generator(seed=0):

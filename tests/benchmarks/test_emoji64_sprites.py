@@ -8,8 +8,8 @@ from benchmarks.emoji64.sprites import (
     read_icon_sets,
     render_sprites,
 )
+from diffusion_gym.emoji64.scenes import OBJECTS
 from diffusion_gym.errors import InvalidInputError
-from diffusion_gym.scenes import OBJECTS
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.profiler import ProfilerActivity, profile
 
-from agents.precision import Precision
+from agents.policy.precision import Precision
 from benchmarks.memory import RESULTS, markdown, table_of
-from benchmarks.memory_estimate import (
+from benchmarks.memory.estimate import (
     TRAININGS,
     Needs,
     Training,
@@ -23,8 +23,8 @@ from benchmarks.memory_estimate import (
     training_denoiser,
     update_pass,
 )
-from benchmarks.memory_networks import SD15, SDXL, SIZES, SMALL, ModelSize
-from benchmarks.memory_tracing import PeakMemory, SavedTensors, parameter_bytes
+from benchmarks.memory.networks import SD15, SDXL, SIZES, SMALL, ModelSize
+from benchmarks.memory.tracing import PeakMemory, SavedTensors, parameter_bytes
 from diffusion_gym.models.denoiser import Denoiser
 
 SMALL_XL = replace(

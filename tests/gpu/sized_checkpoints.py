@@ -6,8 +6,8 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from benchmarks.memory_networks import TOKENS, ModelSize
-from diffusion_gym.models import emoji64_folder
+from benchmarks.memory.networks import TOKENS, ModelSize
+from diffusion_gym.emoji64 import emoji64_folder
 
 
 def save_checkpoint_of(size: ModelSize, folder: Path, device: str) -> Path:

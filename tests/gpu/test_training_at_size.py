@@ -16,11 +16,11 @@ from diffusers import StableDiffusionPipeline
 from sized_checkpoints import save_checkpoint_of
 
 import diffusion_gym  # noqa: F401
-from agents.checkpoint import save_checkpoint
-from agents.export import export
+from agents.common.checkpoint import save_checkpoint
+from agents.policy.export import export
 from agents.ppo import DiffusionPPO
-from benchmarks.memory_estimate import Training, measured_update, needs
-from benchmarks.memory_networks import SD15, SMALL, ModelSize
+from benchmarks.memory.estimate import Training, measured_update, needs
+from benchmarks.memory.networks import SD15, SMALL, ModelSize
 
 PROMPTS = ["a cat", "a dog", "an apple", "grapes"]
 POLICY = {"lora_rank": 4, "guidance": 5.0, "optimizer": "adamw_fused"}

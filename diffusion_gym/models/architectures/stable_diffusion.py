@@ -11,7 +11,7 @@ from diffusion_gym.models.architectures.base import (
 from diffusion_gym.models.embedding import PromptEmbedding
 from diffusion_gym.models.options import ModelOptions
 from diffusion_gym.models.text_encoders import TextEncoder, last_states
-from diffusion_gym.scheduler_config import DDIM_SCHEDULERS
+from diffusion_gym.schedules.diffusers_config import DDIM_SCHEDULERS
 
 
 class StableDiffusion(Architecture):

@@ -23,7 +23,7 @@ from diffusion_gym.models.text_encoders import (
     t5_states,
     zero_states,
 )
-from diffusion_gym.scheduler_config import FLOW_SCHEDULERS
+from diffusion_gym.schedules.diffusers_config import FLOW_SCHEDULERS
 
 
 class StableDiffusion3(Architecture):

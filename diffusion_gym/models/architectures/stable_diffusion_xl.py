@@ -20,7 +20,7 @@ from diffusion_gym.models.text_encoders import (
     penultimate_states,
     pooled_position_is_right,
 )
-from diffusion_gym.scheduler_config import DDIM_SCHEDULERS
+from diffusion_gym.schedules.diffusers_config import DDIM_SCHEDULERS
 
 TIME_IDS = 6
 """Numbers of a picture's geometry: its height and width, the crop's corner, the target's size."""

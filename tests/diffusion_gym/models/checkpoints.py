@@ -12,7 +12,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from diffusion_gym.models import emoji64_folder
+from diffusion_gym.emoji64 import emoji64_folder
 
 EMBEDDED = emoji64_folder() / "pipeline"
 WEIGHTS = {

@@ -10,8 +10,9 @@ import pytest
 import torch
 from checkpoints import EMBEDDED, WEIGHTS
 
+from diffusion_gym.emoji64 import emoji64_folder
 from diffusion_gym.errors import InvalidInputError, ModelLoadError
-from diffusion_gym.models import emoji64_folder, load_model, model_names
+from diffusion_gym.models import load_model, model_names
 
 
 def load_all(folder):

@@ -12,9 +12,9 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from diffusion_gym.models import emoji64_folder
-from diffusion_gym.rewards.scene_verifier import SceneVerifier, load_verifier
-from diffusion_gym.scenes import BACKGROUNDS, OBJECTS, STYLES
+from diffusion_gym.emoji64 import emoji64_folder
+from diffusion_gym.emoji64.scenes import BACKGROUNDS, OBJECTS, STYLES
+from diffusion_gym.emoji64.verifier import SceneVerifier, load_verifier
 
 ATLAS = Path(__file__).parents[3] / "benchmarks" / "emoji64" / "data" / "atlas.npz"
 

@@ -9,11 +9,11 @@ from PIL import Image
 from torch.nn import functional as F
 from transformers import CLIPModel, CLIPProcessor
 
+from diffusion_gym.emoji64 import emoji64_folder
 from diffusion_gym.errors import InvalidInputError
-from diffusion_gym.models import emoji64_folder
+from diffusion_gym.images import to_uint8
 from diffusion_gym.rewards import make_reward
 from diffusion_gym.rewards.clip_score import ClipScore
-from diffusion_gym.rewards.images import to_uint8
 
 FOLDER = emoji64_folder() / "clip"
 
@@ -48,7 +48,7 @@ def test_equals_the_model_behind_its_own_processor(scorer, pictures) -> None:
     large = F.interpolate(pictures, size=(150, 150), mode="bilinear")
     model = CLIPModel.from_pretrained(FOLDER, dtype=torch.float32).eval()
     processor = CLIPProcessor.from_pretrained(FOLDER)
-    images = [Image.fromarray(array) for array in to_uint8(large)]
+    images = [Image.fromarray(array) for array in to_uint8(large).numpy()]
     inputs = processor(text=PROMPTS, images=images, return_tensors="pt", padding=True)
     with torch.no_grad():
         output = model(**inputs)
@@ -88,7 +88,7 @@ def test_any_architecture_of_open_clip(open_clip_folder: Path, pictures) -> None
     reward = make_reward("clip_score", options={"clip_score": options})
     large = F.interpolate(pictures, size=(90, 120), mode="bilinear")
     model, _, prepare = open_clip.create_model_and_transforms(options["architecture"])
-    pixels = [prepare(Image.fromarray(array)) for array in to_uint8(large)]
+    pixels = [prepare(Image.fromarray(array)) for array in to_uint8(large).numpy()]
     tokens = open_clip.get_tokenizer(options["architecture"])(PROMPTS)
     with torch.no_grad():
         image, text, _ = model.eval()(torch.stack(pixels), tokens)

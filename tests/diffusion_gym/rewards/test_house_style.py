@@ -3,11 +3,11 @@
 import pytest
 import torch
 
+from diffusion_gym.emoji64.scenes import BACKGROUNDS, STYLES, parse
+from diffusion_gym.emoji64.verifier import SceneMaps
 from diffusion_gym.errors import InvalidInputError
 from diffusion_gym.rewards import make_reward
 from diffusion_gym.rewards.house_style import HouseStyle
-from diffusion_gym.rewards.scene_verifier import SceneMaps
-from diffusion_gym.scenes import BACKGROUNDS, STYLES, parse
 
 
 def test_each_term_sees_its_own_part_of_the_picture(compose) -> None:

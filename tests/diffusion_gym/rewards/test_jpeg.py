@@ -7,14 +7,14 @@ import torch
 from PIL import Image, JpegImagePlugin
 
 from diffusion_gym.errors import InvalidInputError
+from diffusion_gym.images import to_uint8
 from diffusion_gym.rewards import make_reward
-from diffusion_gym.rewards.images import to_uint8
 from diffusion_gym.rewards.jpeg import JpegSize
 
 
 def written_bytes(image: torch.Tensor, **options: int) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(to_uint8(image.unsqueeze(0))[0]).save(buffer, "JPEG", **options)
+    Image.fromarray(to_uint8(image.unsqueeze(0))[0].numpy()).save(buffer, "JPEG", **options)
     return buffer.getvalue()
 
 

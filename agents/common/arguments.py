@@ -1,0 +1,73 @@
+"""What `DiffusionPPO` can be given, and why it refuses the rest."""
+
+from typing import Any
+
+import torch
+
+from agents.common.sb3_vec_env import SB3VecEnv
+from diffusion_gym.errors import InvalidInputError
+from diffusion_gym.wrappers import B2DiffuRLReward, shapings
+
+MEANINGLESS = {
+    "n_steps": "a rollout is always whole episodes of T steps",
+    "gamma": "the return of an episode is its last reward, undiscounted",
+    "gae_lambda": "there is no critic",
+    "clip_range_vf": "there is no critic",
+    "vf_coef": "there is no critic",
+    "ent_coef": "the schedule fixes the Gaussian's deviation, and with it the entropy",
+    "use_sde": "the schedule fixes the noise",
+    "sde_sample_freq": "the schedule fixes the noise",
+    "target_kl": "the clip range bounds the update; kl_coef penalises leaving the base model",
+    "normalize_advantage": "advantages are normalised per prompt; see `advantage`",
+    "rollout_buffer_class": "trajectories are kept on the device in a TrajectoryBuffer",
+    "rollout_buffer_kwargs": "trajectories are kept on the device in a TrajectoryBuffer",
+}
+
+
+def refuse_meaningless(arguments: dict[str, Any]) -> None:
+    """Refuses arguments that `DiffusionPPO` does not have.
+
+    Raises:
+        TypeError: There is one; where it is one of PPO's, the message says why it means nothing.
+    """
+    for name in arguments:
+        reason = MEANINGLESS.get(name)
+        if reason is None:
+            raise TypeError(f"DiffusionPPO has no argument {name!r}")
+        raise TypeError(f"DiffusionPPO has no {name!r}: {reason}")
+
+
+def checked_device(env: SB3VecEnv, device: torch.device | str) -> torch.device:
+    """The environment's device.
+
+    Raises:
+        InvalidInputError: Another one was asked for.
+    """
+    own = env.base_env.model.device
+    if str(device) != "auto" and torch.device(device).type != own.type:
+        raise InvalidInputError(f"the environment is on {own}, device={device!r} was asked for")
+    return own
+
+
+def check_env(env: SB3VecEnv, samples_per_prompt: int) -> None:
+    """Checks that groups of images fit into a batch and that there is something to train on.
+
+    Raises:
+        InvalidInputError: They do not, or every step is deterministic.
+    """
+    if samples_per_prompt < 1 or env.num_envs % samples_per_prompt:
+        raise InvalidInputError(
+            f"expected samples_per_prompt to divide num_envs ({env.num_envs}), "
+            f"got {samples_per_prompt}"
+        )
+    for shaping in shapings(env.vector_env):
+        if isinstance(shaping, B2DiffuRLReward) and samples_per_prompt % shaping.branches:
+            raise InvalidInputError(
+                "expected samples_per_prompt to be a multiple of B2DiffuRLReward's branches "
+                f"({shaping.branches}), which share their prompt, got {samples_per_prompt}"
+            )
+    if not bool(env.base_env.schedule.stochastic.any()):
+        raise InvalidInputError(
+            "every step of this environment is deterministic (eta=0), so there is nothing to "
+            "train on: expected eta > 0"
+        )

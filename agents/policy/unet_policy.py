@@ -1,0 +1,212 @@
+"""The policy: a denoiser of its own, read as a Gaussian over the next latent."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
+from torch import Tensor
+
+from agents.policy.lora import LoraSettings, add_lora, without_lora
+from agents.policy.optimizers import make_optimizer
+from agents.policy.precision import Precision
+from diffusion_gym.models import Denoiser, DiffusionModel, PromptEmbedding, predict_noise
+from diffusion_gym.schedules.base import DenoisingStep, Schedule
+
+
+class PolicyStep(NamedTuple):
+    """What the policy does in one step.
+
+    Attributes:
+        actions: The next latents, ``[B, C, h, w]``.
+        log_prob: Their log-probability, ``[B]``; 0 where the step is deterministic.
+        gaussian: What they were drawn from, with the predicted clean latents.
+    """
+
+    actions: Tensor
+    log_prob: Tensor
+    gaussian: DenoisingStep
+
+
+class UNetPolicy(BasePolicy):
+    """π(a | s) = N(μ_θ(x_i, t_i, c), σ_i² I) around a denoiser (DDPO, arXiv 2305.13301).
+
+    The denoiser stays in eval mode throughout: dropout or batch statistics would make the
+    log-probabilities of the update differ from those of the rollout.
+
+    Args:
+        observation_space: The environment's.
+        action_space: The environment's.
+        lr_schedule: Learning rate as a function of the remaining progress.
+        model: The model to take a fresh denoiser from.
+        schedule: The environment's denoising schedule.
+        guidance: Classifier-free guidance scale; 1 costs one pass over an undoubled batch.
+        lora_rank: Rank of LoRA adapters; None trains all weights.
+        lora_alpha: LoRA's alpha; None means the rank.
+        lora_targets: Suffixes of the names of the layers to adapt; None means the attention's.
+        autocast: Precision of the denoiser's arithmetic: ``"float32"`` (none), ``"bfloat16"`` or
+            ``"float16"``; None means the model's ``dtype``. Latents, log-probabilities and all
+            weights that train are float32 in any case; frozen weights take the model's ``dtype``
+            where the arithmetic is not float32. float16 scales its gradients.
+        gradient_checkpointing: Compute the activations of every block anew in the backward pass:
+            a third more time, and the memory of one block instead of all.
+        compile: Compile the denoiser with ``torch.compile``, for rollout and update alike.
+        log_prob_reduction: ``"mean"`` over latent dimensions (DDPO's convention) or ``"sum"``.
+        optimizer: A name in `agents.policy.optimizers`.
+        optimizer_kwargs: Its options, without the learning rate.
+
+    Raises:
+        InvalidInputError: An unknown name, or a target that the denoiser does not have.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        lr_schedule: Callable[[float], float],
+        *,
+        model: DiffusionModel,
+        schedule: Schedule,
+        guidance: float = 1.0,
+        lora_rank: int | None = None,
+        lora_alpha: float | None = None,
+        lora_targets: Sequence[str] | None = None,
+        autocast: str | None = None,
+        gradient_checkpointing: bool = False,
+        compile: bool = False,
+        log_prob_reduction: str = "mean",
+        optimizer: str = "adamw",
+        optimizer_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(observation_space, action_space)
+        self.model = model
+        self.schedule = schedule
+        self.guidance = float(guidance)
+        self.lora = None if lora_rank is None else LoraSettings(lora_rank, lora_alpha, lora_targets)
+        self.precision = Precision.of(model, autocast)
+        self.log_prob_reduction = log_prob_reduction
+        self.denoiser_evaluations = 0
+        self.generator = torch.Generator(model.device)
+        self.denoiser = self._new_denoiser(gradient_checkpointing, compile)
+        self._reference: list[Denoiser] = []  # in a list, so that it is no submodule
+        options = {"weight_decay": 1e-4} | (optimizer_kwargs or {})
+        self.optimizer = make_optimizer(
+            optimizer, self.trainable_parameters(), lr_schedule(1), **options
+        )
+        self.scaler = self.precision.new_scaler()
+        self.eval()  # adapters come in training mode
+
+    def _new_denoiser(self, gradient_checkpointing: bool, compile: bool) -> Denoiser:
+        denoiser = self.model.new_denoiser()
+        if self.lora is None:
+            denoiser.requires_grad_(True)
+        else:
+            add_lora(self.precision.freeze(denoiser), self.lora)
+        if gradient_checkpointing:
+            denoiser.network.enable_gradient_checkpointing()  # works in eval mode, too
+        if compile:
+            denoiser.network.compile()  # in place: names of parameters stay as they are
+        return denoiser
+
+    def trainable_parameters(self) -> list[torch.nn.Parameter]:
+        """The parameters that training changes."""
+        return [p for p in self.denoiser.parameters() if p.requires_grad]
+
+    def train(self, mode: bool = True) -> "UNetPolicy":
+        """Keeps the policy in eval mode, whatever Stable-Baselines3 asks for."""
+        del mode
+        return super().train(False)
+
+    def transition(
+        self, latents: Tensor, index: Tensor, embedding: PromptEmbedding
+    ) -> DenoisingStep:
+        """The Gaussian over the next latent.
+
+        Args:
+            latents: x_i, ``[B, C, h, w]``.
+            index: Step index of every row, ``[B]``.
+            embedding: Prompt embeddings of every row.
+
+        Returns:
+            Its mean and standard deviation, and the predicted clean latent.
+        """
+        return self._transition(self.denoiser, latents, index, embedding)
+
+    @torch.no_grad()
+    def base_transition(
+        self, latents: Tensor, index: Tensor, embedding: PromptEmbedding
+    ) -> DenoisingStep:
+        """`transition` of the model before any training, for the KL divergence to it.
+
+        Where all weights train, this is a second denoiser, loaded when it is first needed and
+        kept in the precision of frozen weights: in a half precision, its rounded weights are not
+        exactly those that training started from.
+        """
+        if self.lora is not None:
+            with without_lora(self.denoiser):
+                return self._transition(self.denoiser, latents, index, embedding)
+        if not self._reference:
+            self._reference.append(self.precision.freeze(self.model.new_denoiser()))
+        return self._transition(self._reference[0], latents, index, embedding)
+
+    def _transition(
+        self, denoiser: Denoiser, latents: Tensor, index: Tensor, embedding: PromptEmbedding
+    ) -> DenoisingStep:
+        self.denoiser_evaluations += len(latents) * (1 if self.guidance == 1.0 else 2)
+        with self.precision.autocast():
+            output = predict_noise(
+                denoiser,
+                latents,
+                self.schedule.timesteps[index],
+                embedding,
+                null_embedding=None if self.guidance == 1.0 else self.model.null_embedding,
+                guidance=self.guidance,
+            )
+        return self.schedule.transition(output, latents, index)
+
+    def log_prob(self, actions: Tensor, step: DenoisingStep) -> Tensor:
+        """Log-probability of actions, ``[B]`` float32, reduced as the policy was told."""
+        return self.schedule.log_prob(actions, step, self.log_prob_reduction)
+
+    @torch.no_grad()
+    def act(self, observation: dict[str, Tensor], deterministic: bool = False) -> PolicyStep:
+        """Draws the next latents for a batch of observations, with the policy's own generator."""
+        step = self.transition(*self.conditions(observation))
+        if deterministic:
+            actions = step.mean
+        else:
+            actions = self.schedule.sample(step, generator=self.generator)
+        log_prob = (
+            self.log_prob(actions, step) if step.stochastic else step.mean.new_zeros(len(actions))
+        )
+        return PolicyStep(actions, log_prob, step)
+
+    def conditions(self, observation: dict[str, Tensor]) -> tuple[Tensor, Tensor, PromptEmbedding]:
+        """A batch of observations as the arguments of `transition`."""
+        index = self.schedule.index_of(observation["timestep"].flatten())
+        return observation["latent"], index, PromptEmbedding.observed(observation)
+
+    def _predict(self, observation: dict[str, Tensor], deterministic: bool = False) -> Tensor:
+        return self.act(observation, deterministic).actions
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Only what training changes; frozen weights belong to the model, not to the policy."""
+        trainable = {name for name, p in self.named_parameters() if p.requires_grad}
+        state = super().state_dict(*args, **kwargs)
+        return {name: value for name, value in state.items() if name in trainable}
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        """Loads what `state_dict` returned.
+
+        Raises:
+            RuntimeError: The keys are not those of this policy's trainable parameters.
+        """
+        expected = set(self.state_dict())
+        if strict and set(state_dict) != expected:
+            wrong = sorted(expected ^ set(state_dict))
+            raise RuntimeError(
+                f"expected the {len(expected)} trainable parameters of this policy, got "
+                f"{len(state_dict)}; in only one of the two: {', '.join(wrong[:4])}, …"
+            )
+        return super().load_state_dict(state_dict, strict=False, assign=assign)

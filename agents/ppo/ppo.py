@@ -1,0 +1,419 @@
+"""PPO for denoising policies (DDPO, arXiv 2305.13301) as a Stable-Baselines3 algorithm."""
+
+import pickle
+import time
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import Schedule as RateSchedule
+from stable_baselines3.common.utils import FloatSchedule
+
+from agents.common.advantages import BASELINES
+from agents.common.arguments import check_env, checked_device, refuse_meaningless
+from agents.common.checkpoint import AGENT, restore
+from agents.common.sb3_vec_env import SB3VecEnv, wrap_env
+from agents.policy import UNetPolicy
+from agents.policy.model_spec import ModelSpec, check_same_weights, load_spec, model_spec
+from agents.ppo.buffer import TrajectoryBuffer
+from agents.ppo.rollout import collect_batch, draw_prompts
+from agents.ppo.standardisation import StepStandardisation
+from agents.ppo.update import UpdateLog, ppo_loss
+from diffusion_gym.errors import DiffusionGymError, InvalidInputError, unknown_name
+from diffusion_gym.models import DiffusionModel, PromptEmbedding
+from diffusion_gym.schedules.base import Schedule
+
+MAX_FAILED_SHARE = 0.1
+LOADING_ERRORS = (
+    *(ValueError, KeyError, RuntimeError, EOFError, pickle.UnpicklingError),
+    AssertionError,  # Stable-Baselines3's, where the file is no zip archive
+)
+
+
+class RewardFailureError(DiffusionGymError, RuntimeError):
+    """The reward function failed on too many images of a round."""
+
+
+class DiffusionPPO(PPO):
+    """Critic-free PPO over denoising steps, counted in images.
+
+    A round draws ``batches_per_round`` batches of ``env.num_envs`` images, then makes
+    ``updates_per_round`` optimiser steps over all their (image, step) pairs, ``n_epochs`` times.
+    Every counter that Stable-Baselines3 calls timesteps counts images here: ``learn(1216)`` draws
+    1,216 images (whole rounds).
+
+    Args:
+        policy: ``"UNetPolicy"`` or a subclass of it.
+        env: ``gymnasium.make_vec("DiffusionT2I-v0", num_envs=…, array_type="torch")``.
+        learning_rate: A number or a schedule of the remaining progress (1 → 0).
+        samples_per_prompt: Images of one prompt in a batch; divides ``env.num_envs``, and is a
+            multiple of a `B2DiffuRLReward`'s ``branches``.
+        batches_per_round: Batches drawn before each update.
+        updates_per_round: Optimiser steps per epoch.
+        n_epochs: Passes over each round.
+        batch_size: Pairs per forward and backward pass; an update accumulates as many passes as
+            it needs, so this is a matter of memory and speed alone.
+        clip_range: PPO's ε, on the ratio of the log-probabilities as the policy reduces them.
+        advantage: ``"group"`` (over the round's images of a prompt) or ``"prompt"`` (DDPO's
+            running statistics per prompt).
+        advantage_kwargs: Arguments of that baseline, see `agents.common.advantages`.
+        advantage_clip: Bound on the absolute advantage.
+        standardise_steps: What is done to the advantages of single steps, A Σ_{j≥i} credit_j, over
+            the steps that are trained: None (nothing), ``"unit_variance"`` (divided by their
+            deviation over the round), ``"scale"`` (divided by the deviation of their prompt) or
+            ``"center"`` (CoCA's: also less the mean); see `agents.ppo.standardisation`. What comes
+            out is clipped like the advantage.
+        kl_coef: Weight of the KL divergence to the base model.
+        max_grad_norm: Bound on the gradient's norm.
+        policy_kwargs: Options of `UNetPolicy`.
+        tensorboard_log: Folder for TensorBoard events.
+        verbose: Stable-Baselines3's verbosity.
+        seed: Seed of everything that draws random numbers.
+        device: Must be the environment's, or ``"auto"``.
+
+    Raises:
+        TypeError: An argument of PPO that means nothing here; the message says why.
+        InvalidInputError: An argument's value, or the environment, cannot work.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"UNetPolicy": UNetPolicy}
+    policy: UNetPolicy
+    rollout_buffer: TrajectoryBuffer
+    env: SB3VecEnv
+
+    def __init__(
+        self,
+        policy: str | type[UNetPolicy] = "UNetPolicy",
+        env: Any = None,
+        *,
+        learning_rate: float | RateSchedule = 2e-4,
+        samples_per_prompt: int = 8,
+        batches_per_round: int = 1,
+        updates_per_round: int = 4,
+        n_epochs: int = 1,
+        batch_size: int = 160,
+        clip_range: float | RateSchedule = 2e-3,
+        advantage: str = "group",
+        advantage_kwargs: dict[str, Any] | None = None,
+        advantage_clip: float = 5.0,
+        standardise_steps: str | None = None,
+        kl_coef: float = 0.0,
+        max_grad_norm: float = 1.0,
+        policy_kwargs: dict[str, Any] | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: torch.device | str = "auto",
+        _init_setup_model: bool = True,
+        **unsupported: Any,
+    ) -> None:
+        refuse_meaningless(unsupported)
+        if advantage not in BASELINES:
+            raise unknown_name("advantage", advantage, BASELINES)
+        if env is not None:
+            env = wrap_env(env)
+            device = checked_device(env, device)
+        super().__init__(
+            policy,
+            env,
+            learning_rate=learning_rate,
+            n_epochs=n_epochs,
+            batch_size=2048 if env is None else 2048 * env.num_envs,  # ours is set below
+            clip_range=clip_range,
+            normalize_advantage=False,
+            gamma=1.0,
+            max_grad_norm=max_grad_norm,
+            policy_kwargs=policy_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=False,
+        )
+        self.batch_size = batch_size
+        self.samples_per_prompt = samples_per_prompt
+        self.batches_per_round = batches_per_round
+        self.updates_per_round = updates_per_round
+        self.advantage = advantage
+        self.advantage_kwargs = advantage_kwargs or {}
+        self.advantage_clip = advantage_clip
+        self.step_standardisation = (
+            None
+            if standardise_steps is None
+            else StepStandardisation(standardise_steps, clip=advantage_clip)
+        )
+        self.kl_coef = kl_coef
+        self.rounds = 0
+        self.rounds_without_pairs = 0
+        self.reward_queries = 0
+        self.log_probs_recomputed = 0
+        self._due_iteration: int | None = None
+        self.model_spec: ModelSpec = {}
+        if _init_setup_model:
+            self._setup_model()
+
+    def _setup_model(self) -> None:
+        if self.env is not None:
+            check_env(self.env, self.samples_per_prompt)
+        self._setup_lr_schedule()
+        self.clip_range = FloatSchedule(self.clip_range)
+        self.rollout_buffer = TrajectoryBuffer()
+        self.statistics = BASELINES[self.advantage](**self.advantage_kwargs)
+        model, schedule = self._model_and_schedule()
+        super().set_random_seed(self.seed)  # adapters start from random numbers
+        self.policy = self.policy_class(
+            self.observation_space,
+            self.action_space,
+            self.lr_schedule,
+            model=model,
+            schedule=schedule,
+            **self.policy_kwargs,
+        )
+        self.set_random_seed(self.seed)
+
+    def _model_and_schedule(self) -> tuple[DiffusionModel, Schedule]:
+        """The environment's, or, for an agent loaded without one, those it was trained with."""
+        if self.env is None:
+            return load_spec(self.model_spec, self.device)
+        base = self.env.base_env
+        spec = model_spec(base)
+        if self.model_spec:
+            check_same_weights(self.model_spec, spec)
+        self.model_spec = spec
+        return base.model.share(), base.schedule  # the policy may outlive the environment
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """Seeds python, numpy, torch, the environment, and the agent's own generators."""
+        super().set_random_seed(seed)
+        self.prompt_rng = np.random.default_rng(seed)
+        self.shuffle_generator = torch.Generator()
+        for offset, generator in enumerate((self.shuffle_generator, self.policy.generator)):
+            if seed is None:
+                generator.seed()
+            else:
+                generator.manual_seed(seed + offset)
+
+    def collect_rollouts(
+        self, env: Any, callback: BaseCallback, rollout_buffer: Any, n_rollout_steps: int
+    ) -> bool:
+        """Draws one round of images; False where a callback asked to stop."""
+        del rollout_buffer, n_rollout_steps  # ours holds whole episodes
+        self.policy.set_training_mode(False)
+        self.rollout_buffer.reset()
+        callback.on_rollout_start()
+        start = time.perf_counter()
+        for _ in range(self.batches_per_round):
+            prompt_ids = draw_prompts(
+                self.prompt_rng,
+                len(env.base_env.prompts),
+                env.num_envs,
+                self.samples_per_prompt,
+            )
+            batch = collect_batch(self.policy, env.vector_env, prompt_ids, callback)
+            if batch is None:
+                return False
+            self.rollout_buffer.add(batch)
+            self.num_timesteps += len(batch)
+            self.reward_queries += len(batch)
+        self._assign_advantages()
+        self._record_rollout(time.perf_counter() - start)
+        callback.update_locals(locals())
+        callback.on_rollout_end()
+        return True
+
+    def _assign_advantages(self) -> None:
+        """Fills in the advantages of episodes whose wrapper brought none of its own."""
+        data = self.rollout_buffer.trajectories
+        failed = 1 - data.valid.float().mean().item()
+        if failed > MAX_FAILED_SHARE:
+            raise RewardFailureError(
+                f"the reward could not be computed for {failed:.0%} of this round's images; "
+                f"expected at most {MAX_FAILED_SHARE:.0%}"
+            )
+        own = data.valid & data.advantages.isnan()
+        ids, returns = data.prompt_ids[own].cpu().numpy(), data.returns[own].cpu().numpy()
+        estimated = torch.as_tensor(self.statistics.update(ids, returns))
+        data.advantages[own] = estimated.to(data.advantages)
+        data.advantages.nan_to_num_(0.0).clamp_(-self.advantage_clip, self.advantage_clip)
+        if self.step_standardisation is not None:
+            standardised = self.step_standardisation(
+                self.rollout_buffer.step_advantages,
+                data.prompt_ids,
+                self.rollout_buffer.trained(self.policy.schedule.stochastic),
+            )
+            self.rollout_buffer.step_advantages = standardised.advantages
+            self.logger.record("rollout/wrong_signs", standardised.wrong_signs)
+
+    def _record_rollout(self, seconds: float) -> None:
+        data = self.rollout_buffer.trajectories
+        returns = data.returns[data.valid]
+        assert self.ep_info_buffer is not None
+        steps = data.log_probs.shape[1]
+        self.ep_info_buffer.extend({"r": r, "l": steps, "t": seconds} for r in returns.tolist())
+        self.logger.record("rollout/reward_mean", returns.mean().item())
+        self.logger.record("rollout/reward_std", returns.std(correction=0).item())
+        self.logger.record("rollout/failed_rewards", int((~data.valid).sum()))
+        for step, share in enumerate(data.credit.mean(0).tolist()):
+            self.logger.record(f"credit/step_{step:02d}", share)
+        self.logger.record("credit/negative", data.credit_negative.mean().item())
+        self.logger.record("credit/guarded", data.credit_guarded.float().mean().item())
+        self.logger.record("time/rollout_seconds", seconds)
+
+    def train(self) -> None:
+        """Updates the policy on the round in the buffer."""
+        start = time.perf_counter()
+        self._update_learning_rate(self.policy.optimizer)
+        clip_range = self.clip_range(self._current_progress_remaining)
+        logs: list[UpdateLog] = []
+        gradient_norms: list[torch.Tensor] = []
+        stochastic = self.policy.schedule.stochastic
+        for _ in range(self.n_epochs):
+            pairs = self.rollout_buffer.pairs(stochastic, self.shuffle_generator)
+            for update in torch.tensor_split(pairs, self.updates_per_round):
+                if len(update):
+                    gradient_norms.append(self._update(update, clip_range, logs))
+        self.rounds += 1
+        self.rounds_without_pairs += not logs
+        self._n_updates += len(gradient_norms)
+        self._record_update(logs, gradient_norms, clip_range, time.perf_counter() - start)
+        if self._due_iteration is not None:
+            super().dump_logs(self._due_iteration)
+            self._due_iteration = None
+
+    def dump_logs(self, iteration: int = 0) -> None:
+        """Defers the log of a round until its update, so that both stand in one row."""
+        self._due_iteration = iteration
+
+    def _update(
+        self, pairs: torch.Tensor, clip_range: float, logs: list[UpdateLog]
+    ) -> torch.Tensor:
+        """One optimiser step over some pairs, in as many passes as memory asks for."""
+        optimizer, scaler = self.policy.optimizer, self.policy.scaler
+        optimizer.zero_grad(set_to_none=True)
+        for chunk in pairs.split(self.batch_size):
+            loss, log = self._loss(chunk, clip_range)
+            if not logs and self._log_probs_drifted(log, clip_range):
+                loss, log = self._loss(chunk, clip_range)
+            scaler.scale(loss * (len(chunk) / len(pairs))).backward()
+            logs.append(log)
+        scaler.unscale_(optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(
+            self.policy.trainable_parameters(), self.max_grad_norm
+        )
+        scaler.step(optimizer)  # not where a float16 gradient overflowed: then the scale is halved
+        scaler.update()
+        return norm
+
+    def _loss(self, pairs: torch.Tensor, clip_range: float) -> tuple[torch.Tensor, UpdateLog]:
+        batch = self.rollout_buffer.minibatch(pairs)
+        embedding = self._embedding(batch.prompt_ids)
+        return ppo_loss(self.policy, batch, embedding, clip_range=clip_range, kl_coef=self.kl_coef)
+
+    @torch.no_grad()
+    def _log_probs_drifted(self, first: UpdateLog, clip_range: float) -> bool:
+        """Before the first update the ratio must be 1; where it is not, mends it.
+
+        Rollout and update see other batch shapes, and kernels may round differently for them.
+        Where that matters (a tenth of the clip range), the log-probabilities of the whole round
+        are taken again in the shape of the update, and the log says so.
+
+        Returns:
+            Whether they were.
+        """
+        deviation = first.ratio_deviation.item()
+        drifted = deviation > clip_range / 10
+        if drifted:
+            log_probs = self.rollout_buffer.trajectories.log_probs.view(-1)
+            trained = self.rollout_buffer.trained(self.policy.schedule.stochastic).flatten()
+            for chunk in trained.nonzero()[:, 0].split(self.batch_size):
+                log_probs[chunk] = self._log_prob(chunk)
+            self.log_probs_recomputed += 1
+        self.logger.record("train/initial_ratio_deviation", deviation)
+        self.logger.record("train/log_probs_recomputed", self.log_probs_recomputed)
+        return drifted
+
+    def _log_prob(self, pairs: torch.Tensor) -> torch.Tensor:
+        batch = self.rollout_buffer.minibatch(pairs)
+        step = self.policy.transition(batch.latents, batch.steps, self._embedding(batch.prompt_ids))
+        return self.policy.log_prob(batch.next_latents, step)
+
+    def _embedding(self, prompt_ids: torch.Tensor) -> PromptEmbedding:
+        return self.env.base_env.prompt_embedding(prompt_ids)
+
+    def _record_update(
+        self,
+        logs: list[UpdateLog],
+        gradient_norms: list[torch.Tensor],
+        clip_range: float,
+        seconds: float,
+    ) -> None:
+        if logs:
+            for name in UpdateLog._fields:
+                values = torch.stack([getattr(log, name) for log in logs])
+                value = values.max() if name == "ratio_deviation" else values.mean()
+                self.logger.record(f"train/{name}", value.item())
+            norms = torch.stack(gradient_norms)
+            norms = norms.masked_fill(~norms.isfinite(), torch.nan)  # overflowed, hence not used
+            self.logger.record("train/gradient_norm", norms.nanmean().item())
+        else:  # nothing survived the masks; every round has the same columns
+            for name in (*UpdateLog._fields, "gradient_norm", "initial_ratio_deviation"):
+                self.logger.record(f"train/{name}", float("nan"))
+            self.logger.record("train/log_probs_recomputed", self.log_probs_recomputed)
+        self.logger.record("train/clip_range", clip_range)
+        self.logger.record("train/gradient_scale", self.policy.scaler.get_scale())
+        self.logger.record("train/n_updates", self._n_updates)
+        self.logger.record("count/rounds", self.rounds)
+        self.logger.record("count/rounds_without_pairs", self.rounds_without_pairs)
+        self.logger.record("count/reward_queries", self.reward_queries)
+        self.logger.record("count/denoiser_evaluations", self.policy.denoiser_evaluations)
+        self.logger.record("time/update_seconds", seconds)
+        self.logger.record("time/seconds", (time.time_ns() - self.start_time) / 1e9)
+        images = len(self.rollout_buffer.trajectories)
+        rollout_seconds = self.logger.name_to_value["time/rollout_seconds"]
+        self.logger.record("time/images_per_second", images / (seconds + rollout_seconds))
+
+    def _excluded_save_params(self) -> list[str]:
+        own = ["prompt_rng", "shuffle_generator", "statistics", "_last_obs", "ep_info_buffer"]
+        return [*super()._excluded_save_params(), *own]
+
+    @staticmethod
+    def _wrap_env(env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> SB3VecEnv:
+        del verbose, monitor_wrapper
+        return wrap_env(env)
+
+    @classmethod
+    def load(cls, path: Any, *arguments: Any, **options: Any) -> "DiffusionPPO":
+        """Loads an agent as Stable-Baselines3 does; without ``env`` it can only predict.
+
+        Raises:
+            InvalidInputError: The file is damaged, or no agent of this kind.
+        """
+        try:
+            return super().load(path, *arguments, **options)
+        except DiffusionGymError:
+            raise
+        except LOADING_ERRORS as error:
+            raise InvalidInputError(
+                f"cannot load an agent from {path}: expected a file that DiffusionPPO.save wrote, "
+                f"got {type(error).__name__}: {error}"
+            ) from error
+
+    @classmethod
+    def resume(cls, folder: Any, env: Any) -> "DiffusionPPO":
+        """Continues from a checkpoint folder, bit for bit as if it had never stopped.
+
+        On a GPU that takes ``torch.use_deterministic_algorithms(True)`` in both runs: attention
+        otherwise adds up its gradients in no fixed order.
+
+        Args:
+            folder: A folder written by `agents.common.checkpoint.save_checkpoint`.
+            env: An environment made as the first one was, with the same wrappers.
+        """
+        agent = cls.load(folder / AGENT, env=env, device="auto")
+        restore(agent, folder)
+        return agent

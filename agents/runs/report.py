@@ -1,0 +1,160 @@
+"""The end of a run: its table, its pictures, its figures in a file."""
+
+import math
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from agents.evaluation.evaluation import Evaluation, mean, paired_difference
+from agents.evaluation.image_metrics import Array
+from agents.evaluation.pictures import before_after, credit_per_step, reward_curve
+from agents.runs.run_folder import RunFolder, write_json
+
+
+def comparison_table(before: Evaluation, after: Evaluation, reward: str, title: str) -> Table:
+    """Everything measured, before and after, with 95% intervals of the paired differences.
+
+    First the reward and its terms, then what was not trained on: other rewards, the diversity of
+    each prompt's images and the KL divergence to the base model.
+    """
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for name in ("before", "after"):
+        table.add_column(name, justify="right")
+    table.add_column("difference, 95% interval", justify="right")
+    table.add_row(reward, *_cells(before.rewards, after.rewards), style="bold")
+    _add_rows(table, before.terms, after.terms)
+    sections = {
+        "not trained on": (before.other_rewards, after.other_rewards),
+        "diversity and drift": (before.metrics, after.metrics),
+    }
+    for heading, (old, new) in sections.items():
+        if new:
+            table.add_section()
+            table.add_row(heading, style="bold")
+            _add_rows(table, old, new)
+    return table
+
+
+def _add_rows(table: Table, before: dict[str, Array], after: dict[str, Array]) -> None:
+    for name in after:
+        table.add_row(f"  {name}", *_cells(before[name], after[name]), style="dim")
+
+
+def _cells(before: Array, after: Array) -> tuple[str, str, str]:
+    difference = str(paired_difference(before, after))
+    return f"{mean(before):.3f}", f"{mean(after):.3f}", difference
+
+
+def print_comparison(
+    console: Console, before: Evaluation, after: Evaluation, reward: str, title: str
+) -> None:
+    """Prints the table of two evaluations, and which rewards it lacks."""
+    console.print(comparison_table(before, after, reward, title))
+    for name, reason in after.left_out.items():
+        console.print(
+            f"{name} left out: it cannot read these prompts ({reason})",
+            style="dim",
+            highlight=False,
+            markup=False,
+        )
+
+
+def comparison(before: Evaluation, after: Evaluation) -> dict[str, Any]:
+    """What was not trained on, before and after, for JSON files.
+
+    Returns:
+        ``not_trained_on`` and ``metrics``: by name, ``before``, ``after``, and ``difference`` as
+        [low end of its 95% interval, mean, high end]; None where nothing could be measured.
+    """
+    pairs = {
+        "not_trained_on": (before.other_rewards, after.other_rewards),
+        "metrics": (before.metrics, after.metrics),
+    }
+    return {
+        group: {name: _figures(old[name], new[name]) for name in new}
+        for group, (old, new) in pairs.items()
+    }
+
+
+def _figures(before: Array, after: Array) -> dict[str, Any]:
+    difference = paired_difference(before, after)
+    interval = (difference.low, difference.mean, difference.high)
+    return {
+        "before": _number(mean(before)),
+        "after": _number(mean(after)),
+        "difference": [_number(value) for value in interval],
+    }
+
+
+def _number(value: float) -> float | None:
+    """JSON has no NaN."""
+    return None if math.isnan(value) else value
+
+
+def summarise(
+    run: RunFolder, before: Evaluation, after: Evaluation, reward: str, seconds: float
+) -> dict[str, Any]:
+    """The run's figures, for `RunFolder.summary_file`."""
+    metrics = run.metrics()
+    difference = paired_difference(before.rewards, after.rewards)
+    return {
+        "reward": reward,
+        "held_out_before": mean(before.rewards),
+        "held_out_after": mean(after.rewards),
+        "difference": difference.mean,
+        "difference_low": difference.low,
+        "difference_high": difference.high,
+        "terms_before": {k: _number(mean(v)) for k, v in before.terms.items()},
+        "terms_after": {k: _number(mean(v)) for k, v in after.terms.items()},
+        **comparison(before, after),
+        "prompts": len(before.prompts),
+        "samples_per_prompt": before.rewards.shape[1],
+        "training_seconds": seconds,
+        "images": int(metrics[-1]["count/reward_queries"]),
+        "denoiser_evaluations": int(metrics[-1]["count/denoiser_evaluations"]),
+    }
+
+
+def write_report(
+    run: RunFolder,
+    before: Evaluation,
+    after: Evaluation,
+    reward: str,
+    where: str,
+    console: Console,
+) -> None:
+    """Prints the table, draws the pictures, and writes the figures."""
+    metrics = run.metrics()
+    seconds = sum(r["time/rollout_seconds"] + r["time/update_seconds"] for r in metrics)
+    before_after(before.images, after.images, before.prompts, run.pictures_file)
+    reward_curve(
+        [r["count/reward_queries"] for r in metrics],
+        [r["rollout/reward_mean"] for r in metrics],
+        (mean(before.rewards), mean(after.rewards)),
+        reward,
+        run.curve_file,
+    )
+    credit_per_step(run.mean_credit(), run.credit_file)
+    summary = summarise(run, before, after, reward, seconds)
+    write_json(run.summary_file, summary)
+    title = f"{len(before.prompts)} {where} prompts x {before.rewards.shape[1]} images, same noise"
+    print_comparison(console, before, after, reward, title)
+    console.print(
+        f"{summary['images']:,} images in {seconds:.0f} s of training "
+        f"({summary['images'] / seconds:.1f} images/s), "
+        f"{summary['denoiser_evaluations']:,} denoiser evaluations",
+        highlight=False,
+    )
+    for name, file in (
+        ("pictures", run.pictures_file),
+        ("reward curve", run.curve_file),
+        ("weights for diffusers", run.exported),
+    ):
+        console.print(f"{name:>22}: {file}", highlight=False, soft_wrap=True)
+    console.print(
+        f'Draw with it: python -m agents.sample {run.path} --prompt "{before.prompts[0]}"',
+        highlight=False,
+        soft_wrap=True,
+    )

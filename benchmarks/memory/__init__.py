@@ -1,0 +1,1 @@
+"""How many (image, step) pairs fit into a card: ``python -m benchmarks.memory``."""

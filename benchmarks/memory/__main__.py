@@ -1,0 +1,129 @@
+"""What training takes in memory at Stable Diffusion's sizes, and what fits on which card.
+
+Weights, optimiser states and trajectories are counted; what a forward and backward pass needs on
+top is found by running it on fake tensors, which have a size but no memory, and adding up all
+tensors that are alive at once (`benchmarks.memory.tracing`). So it runs anywhere; on a GPU,
+``--measure`` also makes the passes and shows what they took.
+
+Run: ``python -m benchmarks.memory``
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.memory.estimate import (
+    IMAGES,
+    ROWS,
+    STEPS,
+    TRAININGS,
+    USABLE,
+    Needs,
+    Training,
+    measured_update,
+    needs,
+)
+from benchmarks.memory.networks import SIZES
+
+RESULTS = Path(__file__).parents[1] / "results" / "memory.md"
+GB = 1e9
+CARDS = (16, 24, 80, 141)
+"""Memory of usual cards, in GB."""
+
+ROWS_OF_TABLE = {
+    "denoiser": "denoiser",
+    "gradients": "gradients",
+    "optimizer": "optimiser states",
+    "base_copy": "second denoiser",
+    "other_networks": "autoencoder, text encoders",
+    "trajectories": "trajectories",
+    "first_pair": "pass of the first pair",
+    "next_pair": "every further pair",
+    "rollout": f"drawing {ROWS} images",
+    "decoding": "decoding images",
+}
+
+
+def table_of(found: dict[Training, Needs]) -> list[list[str]]:
+    """A table of one model, line by line; a column for every way to train."""
+    table = [["GB", *map(str, found)]]
+    trained = (needed.trained / 1e6 for needed in found.values())
+    table.append(["weights trained", *(f"{millions:.1f} M" for millions in trained)])
+    for name, label in ROWS_OF_TABLE.items():
+        table.append([label, *(f"{getattr(needed, name) / GB:.2f}" for needed in found.values())])
+    for card in CARDS:
+        most = (needed.most_pairs(card * GB) for needed in found.values())
+        table.append([f"pairs in {card} GB", *(str(pairs or "—") for pairs in most)])
+    return table
+
+
+def markdown(tables: dict[str, list[list[str]]]) -> str:
+    """The tables as a page."""
+    parts = [PAGE]
+    for name, (header, *lines) in tables.items():
+        parts += [f"\n## {name}\n", _line(header), _line(["---"] * len(header))]
+        parts += [_line(line) for line in lines]
+    return "\n".join(parts) + "\n"
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+PAGE = f"""# What training takes in memory
+
+Computed, not measured: `python -m benchmarks.memory` (`--measure` compares with a GPU). In GB of
+10^9 bytes.
+
+- Always there: the denoiser's weights; gradients; states of the optimiser; where all weights train,
+  the frozen second denoiser that divergences to the base model are measured with; autoencoder and
+  text encoders; the trajectories of {IMAGES} images of {STEPS} steps.
+- On top, one at a time: a forward and backward pass of the first (image, step) pair, guided, and
+  of every further one; drawing {ROWS} guided images; decoding images (512 x 512: 4 at once).
+- The last columns say how many pairs (`batch_size`) fit into a card of which {USABLE:.0%} are used.
+
+Frozen networks are in the precision of the arithmetic, trained weights in float32. The optimiser
+is `adamw_fused` unless another is named; `adamw` takes one more float32 copy of the trained weights
+for the moment of its step. Reward models come on top."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Prints and writes the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--output", type=Path, default=RESULTS, help="the page to write")
+    parser.add_argument("--measure", action="store_true", help="compare with this machine's GPU")
+    options = parser.parse_args(arguments)
+    console = Console()
+    found = {name: {t: needs(size, t) for t in TRAININGS} for name, size in SIZES.items()}
+    tables = {name: table_of(by_training) for name, by_training in found.items()}
+    for name, (header, *lines) in tables.items():
+        table = Table(*header, title=name)
+        for line in lines:
+            table.add_row(*line)
+        console.print(table)
+    options.output.write_text(markdown(tables))
+    console.print(f"written to {options.output}")
+    if options.measure:
+        measure(console, found)
+
+
+def measure(console: Console, found: dict[str, dict[Training, Needs]]) -> None:
+    """Prints what passes of one and of four pairs take on the GPU, beside what was computed."""
+    table = Table("model", "training", "pairs", "computed", "measured", title="GB on top")
+    for name, by_training in found.items():
+        for training, needed in by_training.items():
+            for pairs in (1, 4):
+                computed = needed.first_pair + (pairs - 1) * needed.next_pair
+                taken = measured_update(SIZES[name], training, pairs)
+                table.add_row(
+                    name, str(training), str(pairs), f"{computed / GB:.2f}", f"{taken / GB:.2f}"
+                )
+                torch.cuda.empty_cache()
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()

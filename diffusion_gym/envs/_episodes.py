@@ -1,0 +1,163 @@
+"""The running episodes of a batch: latents, step indices, prompts and generators."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from gymnasium.error import ResetNeeded
+from gymnasium.utils import seeding
+from torch import Tensor
+
+from diffusion_gym.envs._prompt_table import PromptIds
+from diffusion_gym.errors import InvalidInputError
+
+Rows = npt.NDArray[np.int64]
+
+
+class EpisodeBatch:
+    """B episodes of T steps, each at a step of its own.
+
+    Every row has its own NumPy generator, from which its prompts and its initial noise are drawn,
+    so that a row's episodes do not depend on the batch it sits in.
+
+    Step indices and prompt ids are kept where Python can read them without waiting for the device.
+
+    Args:
+        num_envs: B.
+        num_steps: T.
+        num_prompts: Episodes draw their prompts from the ids 0 … num_prompts − 1.
+        latent_shape: ``(C, h, w)``.
+        device: Where latents live.
+    """
+
+    def __init__(
+        self,
+        num_envs: int,
+        num_steps: int,
+        num_prompts: int,
+        latent_shape: tuple[int, int, int],
+        device: torch.device,
+    ) -> None:
+        self.num_envs = num_envs
+        self.num_steps = num_steps
+        self.step_index: Rows = np.zeros(num_envs, dtype=np.int64)
+        self.prompt_ids: PromptIds = np.zeros(num_envs, dtype=np.int64)
+        self.generators: list[np.random.Generator] = []
+        self.seeds: list[int] = []
+        self._latents: Tensor | None = None
+        self._num_prompts = num_prompts
+        self._latent_shape = latent_shape
+        self._device = device
+
+    @property
+    def started(self) -> bool:
+        """Whether there are episodes at all."""
+        return self._latents is not None
+
+    @property
+    def latents(self) -> Tensor:
+        """x_i of every row, ``[B, C, h, w]`` float32; never changed in place.
+
+        Raises:
+            ResetNeeded: Before the first reset.
+        """
+        if self._latents is None:
+            raise ResetNeeded("expected reset() before anything else, got no reset yet")
+        return self._latents
+
+    def require_running(self) -> None:
+        """Raises ResetNeeded unless every row has steps left."""
+        ended = np.flatnonzero(self.step_index == self.num_steps)
+        if self.started and len(ended) == 0:
+            return
+        if not self.started:
+            raise ResetNeeded("expected reset() before step(), got no reset yet")
+        raise ResetNeeded(
+            f"expected step() on running episodes only, got ended ones in rows {ended.tolist()}; "
+            "reset them first"
+        )
+
+    def seed(self, seed: int | Sequence[int | None] | None, rows: Rows) -> None:
+        """Seeds the generators of some rows.
+
+        Args:
+            seed: Row i gets ``seed + i`` or the i-th of a sequence; where that is None, the row
+                keeps its generator, or gets a randomly seeded one if it has none.
+            rows: Rows to seed.
+
+        Raises:
+            InvalidInputError: If a sequence has another length than B.
+        """
+        if not self.generators:
+            fresh = [seeding.np_random() for _ in range(self.num_envs)]
+            self.generators = [generator for generator, _ in fresh]
+            self.seeds = [used for _, used in fresh]
+        if seed is None:
+            return
+        if isinstance(seed, int | np.integer):
+            seed = [int(seed) + row for row in range(self.num_envs)]
+        if len(seed) != self.num_envs:
+            raise InvalidInputError(f"expected {self.num_envs} seeds, got {len(seed)}")
+        for row in rows:
+            if seed[row] is not None:
+                self.generators[row], self.seeds[row] = seeding.np_random(seed[row])
+
+    def use_generators(self, generators: Sequence[np.random.Generator]) -> None:
+        """Draws from the given generators, one per row; their seeds are unknown, written as −1."""
+        if len(generators) != self.num_envs:
+            raise InvalidInputError(f"expected {self.num_envs} generators, got {len(generators)}")
+        self.generators = list(generators)
+        self.seeds = [-1] * self.num_envs
+
+    def begin(self, rows: Rows, prompt_ids: PromptIds | None = None) -> None:
+        """Starts new episodes in some rows from fresh noise.
+
+        Args:
+            rows: Rows to start.
+            prompt_ids: Prompts of all rows, ``[B]``; None draws them uniformly.
+        """
+        chosen = [self.generators[row] for row in rows]
+        if prompt_ids is None:
+            drawn = np.array([generator.integers(self._num_prompts) for generator in chosen])
+        else:
+            drawn = prompt_ids[rows]
+        noise = np.stack(
+            [
+                generator.standard_normal(self._latent_shape, dtype=np.float32)
+                for generator in chosen
+            ]
+        )
+        latents = torch.from_numpy(noise).to(self._device)
+        if len(rows) < self.num_envs:
+            merged = self.latents.clone()
+            merged[torch.from_numpy(rows)] = latents
+            latents = merged
+        self._latents = latents
+        self.step_index = self.step_index.copy()
+        self.step_index[rows] = 0
+        self.prompt_ids = self.prompt_ids.copy()
+        self.prompt_ids[rows] = drawn
+
+    def advance(self, latents: Tensor) -> Rows:
+        """Makes ``latents`` ``[B, C, h, w]`` the current ones; returns the rows that ended."""
+        self._latents = latents
+        self.step_index = self.step_index + 1
+        return np.flatnonzero(self.step_index == self.num_steps)
+
+    def restore(self, latents: Tensor, step_index: Rows, prompt_ids: PromptIds) -> None:
+        """Replaces all episodes by copies of the given ones."""
+        self._latents = latents.to(self._device, torch.float32, copy=True)
+        self.step_index = step_index.copy()
+        self.prompt_ids = prompt_ids.copy()
+
+    def rng_state(self) -> tuple[dict[str, Any], ...]:
+        """State of every row's generator."""
+        return tuple(dict(generator.bit_generator.state) for generator in self.generators)
+
+    def restore_rng(self, states: Sequence[dict[str, Any]]) -> None:
+        """Sets every row's generator to a state from `rng_state`."""
+        self.seed(None, np.arange(self.num_envs))
+        for generator, state in zip(self.generators, states, strict=True):
+            generator.bit_generator.state = state

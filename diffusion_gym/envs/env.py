@@ -1,0 +1,199 @@
+"""The single environment: a batch of one, in NumPy."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from diffusion_gym.envs.config import TaskSettings
+from diffusion_gym.envs.infos import Infos, row_of
+from diffusion_gym.envs.state import DenoisingState
+from diffusion_gym.envs.vector_env import DiffusionT2IVectorEnv
+from diffusion_gym.errors import InvalidInputError, unknown_name
+from diffusion_gym.images import Frame
+from diffusion_gym.models import DiffusionModel, PromptEmbedding
+from diffusion_gym.prompts import Prompts
+from diffusion_gym.rewards import RewardFunction
+from diffusion_gym.schedules.base import Schedule
+
+SingleObservation = dict[str, npt.NDArray[np.float32]]
+
+#: Keyword arguments that only the vector environment has.
+VECTOR_ONLY = ("num_envs", "array_type", "autoreset_mode")
+
+
+class DiffusionT2IEnv(gymnasium.Env[SingleObservation, npt.NDArray[np.float32]]):
+    """One text-to-image denoising episode at a time.
+
+    The keyword arguments are those of `DiffusionT2IVectorEnv`, whose batch of one does the work,
+    except ``num_envs``, ``array_type`` and ``autoreset_mode``.
+
+    Raises:
+        InvalidInputError: For unknown keywords or names, and impossible numbers.
+        ModelLoadError: If the model's or the reward's weights cannot be loaded.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012 (gymnasium's)
+
+    def __init__(
+        self,
+        *,
+        model: str = "emoji-64",
+        prompts: str | Sequence[str] | None = None,
+        reward: str | Mapping[str, float] | None = None,
+        num_inference_steps: int | None = None,
+        sampler: str | None = None,
+        eta: float | None = None,
+        device: str = "auto",
+        dtype: str = "float32",
+        model_options: Mapping[str, Any] | None = None,
+        reward_options: Mapping[str, Mapping[str, Any]] | None = None,
+        render_mode: str | None = None,
+        **others: Any,
+    ) -> None:
+        _refuse(others)
+        self._batch = DiffusionT2IVectorEnv(
+            1,
+            model=model,
+            prompts=prompts,
+            reward=reward,
+            num_inference_steps=num_inference_steps,
+            sampler=sampler,
+            eta=eta,
+            device=device,
+            dtype=dtype,
+            model_options=model_options,
+            reward_options=reward_options,
+            autoreset_mode="Disabled",
+            render_mode=render_mode,
+        )
+        self.render_mode = render_mode
+        self.observation_space = self._batch.single_observation_space
+        self.action_space = self._batch.single_action_space
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[SingleObservation, Infos]:
+        """Starts a new episode from fresh noise.
+
+        Args:
+            seed: Seeds the environment's generator.
+            options: As for the vector environment, for one row: ``{"prompts": ["a cat"]}``,
+                ``{"prompt_ids": [3]}`` or ``{"state": state}``.
+
+        Returns:
+            Observation and info.
+        """
+        super().reset(seed=seed)
+        self._share_generator()
+        observation, infos = self._batch.reset(options=options)
+        return _first(observation), row_of(infos, 0)
+
+    def step(
+        self, action: npt.NDArray[np.float32]
+    ) -> tuple[SingleObservation, float, bool, bool, Infos]:
+        """Makes the action, ``[C, h, w]``, the next latent.
+
+        Raises:
+            InvalidAction: If the shape is wrong or an entry is NaN or infinite.
+            ResetNeeded: If no episode is running.
+        """
+        observation, rewards, terminations, _, infos = self._batch.step(np.asarray(action)[None])
+        return (
+            _first(observation),
+            float(rewards[0]),
+            bool(terminations[0]),
+            False,
+            row_of(infos, 0),
+        )
+
+    def render(self) -> Frame | None:
+        """The predicted image so far, ``[H, W, 3]`` uint8; see the vector environment's."""
+        frames = self._batch.render()
+        return None if frames is None else frames[0]
+
+    def close(self) -> None:
+        """Lets go of the model."""
+        self._batch.close()
+
+    @property
+    def model(self) -> DiffusionModel:
+        """Text encoder, decoder, and fresh denoisers for policies."""
+        return self._batch.model
+
+    @property
+    def schedule(self) -> Schedule:
+        """The maths of a denoising step."""
+        return self._batch.schedule
+
+    @property
+    def prompts(self) -> Prompts:
+        """The prompts that episodes draw from."""
+        return self._batch.prompts
+
+    @property
+    def reward_function(self) -> RewardFunction:
+        """What scores the decoded image."""
+        return self._batch.reward_function
+
+    @property
+    def images_scored(self) -> int:
+        """Reward queries so far."""
+        return self._batch.images_scored
+
+    @property
+    def oversized_actions(self) -> int:
+        """Actions so far with an entry beyond the action space's bounds; they were executed."""
+        return self._batch.oversized_actions
+
+    @property
+    def reported(self) -> Tensor:
+        """The predicted clean latent for the next `step`, ``[1, C, h, w]``."""
+        return self._batch.reported
+
+    def report(self, predicted_clean: Any) -> None:
+        """Tells the policy's predicted clean latent, ``[C, h, w]``, for the next `step` only."""
+        self._batch.report(predicted_clean[None])
+
+    def get_state(self) -> DenoisingState:
+        """A copy of the running episode, a state of one row."""
+        return self._batch.get_state()
+
+    def set_state(
+        self, state: DenoisingState, *, restore_rng: bool = True
+    ) -> tuple[SingleObservation, Infos]:
+        """Continues from a state of one row, as the vector environment's `set_state`."""
+        self._share_generator()
+        observation, infos = self._batch.set_state(state, restore_rng=restore_rng)
+        return _first(observation), row_of(infos, 0)
+
+    def prompt_text(self, prompt_id: int) -> str:
+        """The text of a prompt id."""
+        return self._batch.prompt_text(prompt_id)
+
+    def prompt_embedding(self, prompt_ids: Any) -> PromptEmbedding:
+        """Embeddings of prompts, ``[N, L, D]`` tensors on the model's device."""
+        return self._batch.prompt_embedding(prompt_ids)
+
+    def _share_generator(self) -> None:
+        """Lets the batch draw from this environment's own generator."""
+        self._batch.np_random = (self.np_random,)
+
+
+def _first(observation: dict[str, Any]) -> SingleObservation:
+    return {key: values[0] for key, values in observation.items()}
+
+
+def _refuse(keywords: dict[str, Any]) -> None:
+    known = [*(field.name for field in dataclasses.fields(TaskSettings)), "render_mode"]
+    for name in keywords:
+        if name in VECTOR_ONLY:
+            raise InvalidInputError(
+                f"{name!r} belongs to vector environments: expected "
+                f"gymnasium.make_vec('DiffusionT2I-v0', {name}=…), got gymnasium.make(…)"
+            )
+        raise unknown_name("keyword argument", name, known)

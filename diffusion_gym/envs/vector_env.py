@@ -1,0 +1,416 @@
+"""The vector environment: B denoising episodes as batched tensors on one device."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.error import ClosedEnvironmentError, ResetNeeded
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from torch import Tensor
+
+from diffusion_gym.envs._episodes import EpisodeBatch, Rows
+from diffusion_gym.envs._forking import use_one_thread_after_fork
+from diffusion_gym.envs._prompt_table import PromptTable
+from diffusion_gym.envs._reports import Predictions
+from diffusion_gym.envs._requests import parse_options
+from diffusion_gym.envs._spaces import action_space, observation_space
+from diffusion_gym.envs._validation import (
+    check_state,
+    checked_actions,
+    checked_autoreset_mode,
+    checked_name,
+    checked_num_envs,
+)
+from diffusion_gym.envs.config import TaskSettings, load_task
+from diffusion_gym.envs.infos import Infos, scatter, singles, to_numpy
+from diffusion_gym.envs.state import DenoisingState
+from diffusion_gym.images import Frame, to_uint8
+from diffusion_gym.models import DiffusionModel, PromptEmbedding
+from diffusion_gym.rewards import score
+
+Observation = dict[str, Any]
+
+ARRAY_TYPES = ("numpy", "torch")
+RENDER_MODES = ("rgb_array",)
+
+
+class DiffusionT2IVectorEnv(VectorEnv[Observation, Any, Any]):
+    """B text-to-image denoising episodes in lockstep or at different steps.
+
+    An action is the next latent; an episode has exactly T steps, and its reward, that of the
+    decoded image for the prompt, comes with the last. The environment never runs the denoiser:
+    the policy does.
+
+    Row i of an environment seeded s goes through the same episodes as a single environment
+    seeded s + i.
+
+    With ``array_type="torch"`` all arrays are tensors on the model's device. They are read-only
+    by contract: the environment goes on using them. NumPy arrays are copies.
+
+    Args:
+        num_envs: B, the number of rows.
+        model: An embedded model's name, a diffusers folder, a .safetensors file, or a hub id.
+        prompts: A built-in set's name, a file, or a list of texts; None: the model's default.
+        reward: A registered reward's name, or weights by name; None: the model's default.
+        num_inference_steps: T; None: the model's default.
+        sampler: Family of transitions: "ddim", or "flow_sde" for flow-matching models; None: the
+            one that fits the model.
+        eta: Noise scale of the transitions; None: the sampler's published one.
+        device: "auto", or a torch device.
+        dtype: Precision of the frozen networks. Latents are always float32.
+        model_options: Further options of the model, by name: `diffusion_gym.models.ModelOptions`.
+        reward_options: Options of rewards: for each reward's name its options by name.
+        array_type: "numpy", or "torch" to keep tensors on the device.
+        autoreset_mode: "SameStep", or "Disabled" (then reset with ``options={"reset_mask"}``).
+        render_mode: "rgb_array", or None.
+
+    Raises:
+        InvalidInputError: For unknown names and impossible numbers.
+        ModelLoadError: If the model's or the reward's weights cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        *,
+        model: str = "emoji-64",
+        prompts: str | Sequence[str] | None = None,
+        reward: str | Mapping[str, float] | None = None,
+        num_inference_steps: int | None = None,
+        sampler: str | None = None,
+        eta: float | None = None,
+        device: str = "auto",
+        dtype: str = "float32",
+        model_options: Mapping[str, Any] | None = None,
+        reward_options: Mapping[str, Mapping[str, Any]] | None = None,
+        array_type: str = "numpy",
+        autoreset_mode: str | AutoresetMode = "SameStep",
+        render_mode: str | None = None,
+    ) -> None:
+        self.num_envs = checked_num_envs(num_envs)
+        self.autoreset_mode = checked_autoreset_mode(autoreset_mode)
+        self.array_type = checked_name("array type", array_type, ARRAY_TYPES)
+        if render_mode is not None:
+            checked_name("render mode", render_mode, RENDER_MODES)
+        self.render_mode = render_mode
+        self.metadata = {
+            "render_modes": list(RENDER_MODES),
+            "render_fps": 10,
+            "autoreset_mode": self.autoreset_mode,
+        }
+        use_one_thread_after_fork()
+
+        #: The arguments that a single environment of the same kind is made with.
+        self.settings = TaskSettings(
+            model=model,
+            prompts=prompts,
+            reward=reward,
+            num_inference_steps=num_inference_steps,
+            sampler=sampler,
+            eta=eta,
+            device=device,
+            dtype=dtype,
+            model_options=model_options,
+            reward_options=reward_options,
+        )
+        task = load_task(self.settings)
+        self.model: DiffusionModel = task.model
+        self.device = task.model.device
+        self.prompts = task.prompts
+        self.reward_function = task.reward_function
+        self.schedule = task.schedule
+
+        self.single_observation_space = observation_space(self.model, self.schedule)
+        self.single_action_space = action_space(self.model)
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+        self._action_shape = (self.num_envs, *self.model.latent_shape)
+
+        #: Reward queries so far: images that were decoded and scored.
+        self.images_scored = 0
+        #: Actions so far with an entry beyond the action space's bounds; they were executed.
+        self.oversized_actions = 0
+
+        # An observation's timestep by step index; after the last step it is 0.
+        clean = self.schedule.timesteps.new_zeros(1)
+        self._timesteps = torch.cat([self.schedule.timesteps, clean]).float()
+        self._table = PromptTable(self.prompts.texts, self.model)
+        if self.model.options.free_text_encoders:
+            self._table.encode_all()
+            self.model.free_text_encoders()
+        self._episodes = EpisodeBatch(
+            self.num_envs,
+            self.schedule.num_steps,
+            len(self._table),
+            self.model.latent_shape,
+            self.device,
+        )
+        self._embedding: PromptEmbedding
+        self._prompt_id: Tensor
+        self._predictions = Predictions(self._action_shape, self.device)
+
+    # ------------------------------------------------------------ the interface of gymnasium
+
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[Observation, Infos]:
+        """Starts new episodes from fresh noise.
+
+        Args:
+            seed: Row i is seeded with ``seed + i``, or with the i-th of a sequence; None goes on
+                with the rows' generators.
+            options: At most one of ``prompts`` (B texts), ``prompt_ids`` (B ids) and ``state`` (a
+                `DenoisingState` to continue from; its generators are never restored). With
+                ``reset_mask`` (bool ``[B]``) only some rows start anew.
+
+        Returns:
+            Observation and infos of all rows.
+
+        Raises:
+            InvalidInputError: For bad options or seeds.
+            ResetNeeded: If the very first reset is restricted to some rows.
+        """
+        self._require_open()
+        request = parse_options(options, self.num_envs, self._table)
+        if not self._episodes.started and len(request.rows) < self.num_envs:
+            raise ResetNeeded("the first reset must start all rows, got a reset_mask")
+        self._episodes.seed(seed, request.rows)
+        if request.state is not None:
+            return self.set_state(request.state, restore_rng=False)
+        self._begin(request.rows, request.prompt_ids)
+        self._predictions.clear()
+        return self._output(self._observation()), self._output(self._running_infos())
+
+    def step(self, actions: Any) -> tuple[Observation, Any, Any, Any, Infos]:
+        """Makes the actions the next latents.
+
+        Args:
+            actions: Next latents, ``[B, C, h, w]``.
+
+        Returns:
+            Observation, rewards ``[B]``, terminations ``[B]`` bool, truncations ``[B]`` bool (all
+            false) and infos.
+
+        Raises:
+            InvalidAction: If the shape is wrong or an entry is NaN or infinite.
+            ResetNeeded: If a row has no running episode.
+        """
+        self._require_open()
+        self._episodes.require_running()
+        latents, oversized = checked_actions(actions, self._action_shape, self.device)
+        ended = self._episodes.advance(latents)
+        self.oversized_actions += oversized
+        self._predictions.use()
+        rewards = torch.zeros(self.num_envs, device=self.device)
+        terminations = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
+        infos: Infos = {}
+        if len(ended):
+            rows = torch.from_numpy(ended).to(self.device)
+            terminations[rows] = True
+            infos = self._finish(ended, rows, rewards)
+        infos = self._running_infos() | infos
+        if self.array_type == "numpy":
+            rewards = rewards.double()  # like gymnasium's own vector environments
+        return (
+            self._output(self._observation()),
+            self._output(rewards),
+            self._output(terminations),
+            self._output(torch.zeros_like(terminations)),
+            self._output(infos),
+        )
+
+    def render(self) -> tuple[Frame, ...] | None:
+        """The predicted image so far of every row, ``[H, W, 3]`` uint8.
+
+        That is the decoded clean latent that the policy reported for the step to come, or else
+        for the step just made. Without a report, and in rows that have just ended or begun, it is
+        the decoded latent itself, which looks noisy until the last step.
+        """
+        if self.render_mode is None:
+            gymnasium.logger.warn(
+                "render() was called on an environment without a render mode; make it with "
+                'render_mode="rgb_array"'
+            )
+            return None
+        self._require_open()
+        images = self.model.decode(self._predictions.shown(self._episodes.latents))
+        return tuple(to_uint8(images).cpu().numpy())
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Lets go of the model; its memory is freed with its last user."""
+        self.model.close()
+
+    @property  # type: ignore[override]
+    def np_random(self) -> tuple[np.random.Generator, ...]:
+        """The rows' random generators; empty before the first reset."""
+        return tuple(self._episodes.generators)
+
+    @np_random.setter  # type: ignore[override]
+    def np_random(self, generators: Sequence[np.random.Generator]) -> None:
+        self._episodes.use_generators(generators)
+
+    @property
+    def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
+        """The seeds of the rows' generators; empty before the first reset."""
+        return tuple(self._episodes.seeds)
+
+    # ------------------------------------------------------------------ beyond gymnasium's
+
+    def report(self, predicted_clean: Any) -> None:
+        """Tells the policy's predicted clean latents for the next `step`, and only for that.
+
+        Args:
+            predicted_clean: x̂0, ``[B, C, h, w]``.
+
+        Raises:
+            InvalidInputError: For another shape.
+            ResetNeeded: If a row has no running episode.
+        """
+        self._episodes.require_running()
+        self._predictions.report(predicted_clean)
+
+    @property
+    def reported(self) -> Tensor:
+        """The predicted clean latents for the next `step`, ``[B, C, h, w]``.
+
+        Raises:
+            InvalidInputError: If the policy has not reported since the last step or reset.
+        """
+        return self._predictions.reported
+
+    def get_state(self) -> DenoisingState:
+        """A copy of the running episodes and of the rows' generators.
+
+        Raises:
+            ResetNeeded: Before the first reset.
+        """
+        episodes = self._episodes
+        return DenoisingState(
+            latents=episodes.latents.clone(),
+            step_index=episodes.step_index.copy(),
+            prompt_ids=episodes.prompt_ids.copy(),
+            prompts=tuple(self._table.texts(episodes.prompt_ids)),
+            model=self.model.name,
+            num_steps=episodes.num_steps,
+            rng=episodes.rng_state(),
+        )
+
+    def set_state(
+        self, state: DenoisingState, *, restore_rng: bool = True
+    ) -> tuple[Observation, Infos]:
+        """Continues from a state of B rows; prompts are recognised by their text.
+
+        Args:
+            state: From `get_state`, of this or another environment with the same model and T.
+            restore_rng: Also restore the rows' generators, where the state has them. With False,
+                and for a selection of rows, the current episodes are those of the state, but the
+                following ones start from the rows' own noise.
+
+        Returns:
+            Observation and infos, as `reset` returns them.
+
+        Raises:
+            InvalidInputError: If the state does not fit this environment.
+        """
+        self._require_open()
+        check_state(state, self.model.name, self.schedule.num_steps, self._action_shape)
+        prompt_ids = self._table.ids(state.prompts)
+        self._episodes.seed(None, np.arange(self.num_envs))
+        self._episodes.restore(state.latents, state.step_index, prompt_ids)
+        if restore_rng and state.rng is not None:
+            self._episodes.restore_rng(state.rng)
+        self._prompts_changed()
+        self._predictions.clear()
+        return self._output(self._observation()), self._output(self._running_infos())
+
+    def prompt_text(self, prompt_id: int) -> str:
+        """The text of a prompt id."""
+        return self._table.text(int(prompt_id))
+
+    def prompt_embedding(self, prompt_ids: Any) -> PromptEmbedding:
+        """Embeddings of prompts, of N rows on the device, from the environment's cache.
+
+        Args:
+            prompt_ids: ``[N]`` integers, as a tensor, an array or a list.
+        """
+        return self._table.embedding(self._table.checked(prompt_ids))
+
+    # --------------------------------------------------------------------------- internals
+
+    def _begin(self, rows: Rows, prompt_ids: Rows | None) -> None:
+        self._episodes.begin(rows, prompt_ids)
+        self._prompts_changed()
+
+    def _prompts_changed(self) -> None:
+        """Makes the tensors that stay the same objects until an episode begins."""
+        ids = self._episodes.prompt_ids
+        self._embedding = self._table.embedding(ids)
+        self._prompt_id = torch.from_numpy(ids).to(self.device)
+
+    def _observation(self) -> dict[str, Tensor]:
+        index = torch.from_numpy(self._episodes.step_index).to(self.device)
+        observation = {
+            "latent": self._episodes.latents,
+            "timestep": self._timesteps[index].unsqueeze(1),
+            "prompt_embedding": self._embedding.tokens,
+        }
+        if self._embedding.pooled is not None:
+            observation["pooled_prompt_embedding"] = self._embedding.pooled
+        return observation
+
+    def _running_infos(self) -> Infos:
+        return {
+            "prompt_id": self._prompt_id,
+            "_prompt_id": torch.ones(self.num_envs, dtype=torch.bool, device=self.device),
+        }
+
+    def _finish(self, ended: Rows, rows: Tensor, rewards: Tensor) -> Infos:
+        """Scores the rows that ended and, in same-step autoreset, starts their next episodes.
+
+        Args:
+            ended: The rows, ``[N]``, as an array.
+            rows: The same on the device.
+            rewards: ``[B]``; those of the rows are filled in.
+
+        Returns:
+            What the infos say about the episodes that ended.
+        """
+        latents, prompt_ids = self._episodes.latents, self._episodes.prompt_ids[ended]
+        images = self.model.decode(latents if len(ended) == self.num_envs else latents[rows])
+        result = score(self.reward_function, images, self._table.texts(prompt_ids))
+        self.images_scored += len(ended)
+        rewards[rows] = result.values
+        outcome: Infos = {
+            "prompt_id": self._prompt_id[rows],
+            "image": to_uint8(images),
+            "reward_valid": result.valid,
+            "reward_terms": result.terms,
+        }
+        if self.autoreset_mode is AutoresetMode.DISABLED:
+            del outcome["prompt_id"]  # the running infos have it
+            infos = scatter(outcome, rows, self.num_envs)
+        else:
+            final = {"final_info": outcome}
+            infos = scatter(final, rows, self.num_envs)
+            final_obs = self._observation()
+            if self.array_type == "numpy":
+                final_obs = singles(to_numpy(final_obs), ended)
+            infos["final_obs"] = final_obs
+            infos["_final_obs"] = infos["_final_info"]
+            self._begin(ended, None)
+        self._predictions.replace(rows, self._episodes.latents[rows])
+        return infos
+
+    def _require_open(self) -> None:
+        if self.closed:
+            raise ClosedEnvironmentError("expected an open environment, got one that was closed")
+
+    def _output(self, value: Any) -> Any:
+        """Tensors as what the environment returns: themselves, or NumPy copies."""
+        return value if self.array_type == "torch" else to_numpy(value)

@@ -1,0 +1,165 @@
+r"""The maths of one denoising step: DDIM with noise, seen as a Gaussian policy's transition.
+
+Notation, following DDIM (arXiv 2010.02502, formulas 12 and 16); ``i`` counts in sampling order:
+
+===========================  =========================================================
+``latents``                  x_i, the latent before step ``i``
+``model_output``             the denoiser's output for (x_i, t_i): ε, v or x̂0
+``alpha_bar``                ᾱ = ``alphas_cumprod[t_i]``
+``alpha_bar_previous``       ᾱ' = ``alphas_cumprod[t_i - N // T]``, or the final ᾱ
+``step.predicted_clean``     x̂0, "predicted x_0"
+``step.mean``, ``step.std``  μ and σ of N(μ, σ² I), the law of x_{i+1}
+===========================  =========================================================
+"""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from diffusion_gym.errors import InvalidInputError
+from diffusion_gym.schedules.base import (
+    DenoisingStep,
+    Reduction,
+    Schedule,
+    check_noise_scale,
+    stochastic_steps,
+)
+from diffusion_gym.schedules.diffusers_config import (
+    Prediction,
+    as_ddim,
+    check_signal,
+    sampling_timesteps,
+    supported_prediction,
+)
+
+__all__ = ["DenoisingSchedule", "DenoisingStep", "Reduction", "Schedule", "step_coefficients"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class DenoisingSchedule(Schedule):
+    """T steps of DDIM with noise, built with `from_scheduler`.
+
+    Attributes:
+        timesteps: ``[T]`` int64, in sampling order: the first is the noisiest.
+        eta: Noise scale; 0 is deterministic DDIM, 1 the DDPM posterior variance.
+        num_train_timesteps: Length N of the training schedule.
+        prediction: What the denoiser's output means.
+        clip_range: Bound on x̂0, or None.
+    """
+
+    sampler: ClassVar[str] = "ddim"
+
+    # The columns of the table: √ᾱ, √(1−ᾱ), √ᾱ', √(1−ᾱ'−σ²), σ.
+    prediction: Prediction
+    clip_range: float | None
+
+    @classmethod
+    def from_scheduler(
+        cls, scheduler: Any, num_inference_steps: int, eta: float = 1.0
+    ) -> "DenoisingSchedule":
+        """Reads a diffusers scheduler's configuration; the scheduler itself is left untouched.
+
+        Args:
+            scheduler: A DDIMScheduler, or one that ``DDIMScheduler.from_config`` can convert.
+            num_inference_steps: T, the number of denoising steps.
+            eta: Noise scale η ≥ 0.
+
+        Returns:
+            The schedule, on the CPU.
+
+        Raises:
+            InvalidInputError: For a scheduler of another family, an unsupported option in its
+                configuration, or T or η that it cannot do.
+        """
+        ddim = as_ddim(scheduler)
+        prediction = supported_prediction(ddim.config)
+        timesteps = sampling_timesteps(ddim, num_inference_steps)
+        previous = timesteps - ddim.config.num_train_timesteps // num_inference_steps
+        alpha_bars = ddim.alphas_cumprod.float()
+        alpha_bar = alpha_bars[timesteps]
+        alpha_bar_previous = torch.where(
+            previous >= 0, alpha_bars[previous.clamp(min=0)], ddim.final_alpha_cumprod.float()
+        )
+        check_signal(alpha_bar, timesteps, prediction)
+        coefficients = step_coefficients(alpha_bar, alpha_bar_previous, eta)
+        return cls(
+            timesteps=timesteps,
+            eta=float(eta),
+            num_train_timesteps=ddim.config.num_train_timesteps,
+            _coefficients=coefficients,
+            _stochastic_steps=stochastic_steps(coefficients),
+            prediction=prediction,
+            clip_range=float(ddim.config.clip_sample_range) if ddim.config.clip_sample else None,
+        )
+
+    @property
+    def max_timestep(self) -> float:
+        """N − 1: timesteps count from 0."""
+        return float(self.num_train_timesteps - 1)
+
+    def _extra_repr(self) -> str:
+        return f"prediction={self.prediction!r}, clip_range={self.clip_range}, "
+
+    def _mean_and_clean(
+        self, output: Tensor, x: Tensor, coefficients: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        sqrt_alpha, sqrt_beta, sqrt_alpha_previous, direction, _ = coefficients
+
+        # 1. Predicted clean latent x̂0 and noise ε (formula 12; v: arXiv 2202.00512, appendix D).
+        if self.prediction == "epsilon":
+            clean = (x - sqrt_beta * output) / sqrt_alpha
+            noise = output
+        elif self.prediction == "v_prediction":
+            clean = sqrt_alpha * x - sqrt_beta * output
+            noise = sqrt_alpha * output + sqrt_beta * x
+        else:
+            clean = output
+            noise = (x - sqrt_alpha * output) / sqrt_beta
+
+        # 2. Clip x̂0; like diffusers, ε keeps the unclipped prediction.
+        if self.clip_range is not None:
+            clean = clean.clamp(-self.clip_range, self.clip_range)
+
+        # 3. μ = √ᾱ' x̂0 + √(1−ᾱ'−σ²) ε (formula 12 without its random noise).
+        return sqrt_alpha_previous * clean + direction * noise, clean
+
+
+def step_coefficients(alpha_bar: Tensor, alpha_bar_previous: Tensor, eta: float) -> Tensor:
+    """The coefficients of every step of a DDIM chain (arXiv 2010.02502, formulas 12 and 16).
+
+    σ² = η² · (1−ᾱ')/(1−ᾱ) · (1 − ᾱ/ᾱ').
+
+    Args:
+        alpha_bar: ᾱ of every step, ``[T]``.
+        alpha_bar_previous: ᾱ' of every step, ``[T]``.
+        eta: Noise scale η.
+
+    Returns:
+        ``[T, 5]``: √ᾱ, √(1−ᾱ), √ᾱ', √(1−ᾱ'−σ²), σ.
+
+    Raises:
+        InvalidInputError: If η is negative, not finite, or so large that 1−ᾱ'−σ² < 0.
+    """
+    check_noise_scale(eta)
+    # The order of operations is that of diffusers, so that float32 rounds as it does there.
+    base = (1 - alpha_bar_previous) / (1 - alpha_bar) * (1 - alpha_bar / alpha_bar_previous)
+    std = eta * base.clamp(min=0).sqrt()
+    remaining = 1 - alpha_bar_previous - std**2
+    if bool((remaining < -1e-6).any()):
+        largest = ((1 - alpha_bar_previous) / base)[base > 0].min().sqrt().item()
+        raise InvalidInputError(
+            f"expected eta ≤ {largest:.4g}, the most noise that this schedule's steps can carry, "
+            f"got {eta}"
+        )
+    return torch.stack(
+        [
+            alpha_bar.sqrt(),
+            (1 - alpha_bar).sqrt(),
+            alpha_bar_previous.sqrt(),
+            remaining.clamp(min=0).sqrt(),
+            std,
+        ],
+        dim=1,
+    )

@@ -1,0 +1,273 @@
+import dataclasses
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from rich.console import Console
+from scipy import stats
+from small_agents import STEPS, make_agent, make_env
+
+from agents.evaluation.evaluation import Evaluation, evaluate, mean, paired_difference
+from agents.evaluation.image_metrics import Monitor
+from agents.ppo import DiffusionPPO
+from agents.runs.builders import load_evaluation, make_monitor, save_evaluation
+from agents.runs.report import comparison, print_comparison
+from agents.runs.run_folder import RunFolder
+from agents.runs.settings import TrainSettings
+from diffusion_gym.errors import InvalidInputError
+from diffusion_gym.models import PromptEmbedding
+from diffusion_gym.prompts import load_prompts
+from diffusion_gym.rewards import make_reward
+from diffusion_gym.schedules.ddim import DenoisingSchedule
+
+SETTINGS = TrainSettings(reward="jpeg_compressibility")
+COUNTS = {"samples": 2, "prompts": 3, "seed": 1}
+
+
+def disturb(agent: DiffusionPPO, size: float = 0.02) -> None:
+    """Moves every weight by a share of its layer's spread, as training would."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for weight in agent.policy.trainable_parameters():
+            weight += size * (weight.std(correction=0) + 0.1) * torch.randn_like(weight)
+
+
+@pytest.fixture(scope="module")
+def env() -> Any:
+    return make_env(4, prompts=["a cat", "a dog", "a bird"])
+
+
+@pytest.fixture(scope="module")
+def monitor(env: Any) -> Monitor:
+    return make_monitor(SETTINGS, env)
+
+
+@pytest.fixture(scope="module")
+def before(env: Any, monitor: Monitor) -> Evaluation:
+    return evaluate(make_agent().policy, env, **COUNTS, monitor=monitor)
+
+
+@pytest.fixture(scope="module")
+def trained() -> DiffusionPPO:
+    agent = make_agent()
+    disturb(agent)
+    return agent
+
+
+@pytest.fixture(scope="module")
+def after(env: Any, monitor: Monitor, trained: DiffusionPPO) -> Evaluation:
+    return evaluate(trained.policy, env, **COUNTS, monitor=monitor)
+
+
+def test_the_same_seed_draws_the_same_images_and_disturbs_nothing(
+    env: Any, monitor: Monitor, before: Evaluation
+) -> None:
+    agent = make_agent()
+    state = agent.policy.generator.get_state()
+    plain = evaluate(agent.policy, env, **COUNTS)  # as `before`, but without a monitor
+    assert (plain.other_rewards, plain.metrics, plain.left_out) == ({}, {}, {})
+    assert plain.images.shape == (3, 2, 64, 64, 3)
+    assert plain.rewards.shape == plain.terms["size_kb"].shape == (3, 2)
+    np.testing.assert_array_equal(plain.images, before.images)
+    np.testing.assert_array_equal(plain.rewards, before.rewards)
+    other = evaluate(agent.policy, env, samples=2, prompts=1, seed=2, monitor=monitor)
+    assert (plain.images[:1] != other.images).any()
+    assert (plain.images[:, 0] != plain.images[:, 1]).any()
+    assert torch.equal(agent.policy.generator.get_state(), state)
+    assert agent.policy.denoiser_evaluations == 0
+    assert plain.prompts == list(env.unwrapped.prompts.texts)
+
+
+def test_prompts_are_spread_over_a_sorted_set() -> None:
+    result = evaluate(make_agent().policy, make_env(3), samples=1, prompts=3, seed=1)
+    texts = load_prompts("emoji-objects").texts
+    assert result.prompts == [texts[0], texts[50], texts[99]]
+
+
+def test_evaluation_draws_as_the_policy_acts(env: Any, after: Evaluation, trained: Any) -> None:
+    policy = trained.policy
+    policy.generator.manual_seed(1)
+    observation, _ = env.reset(seed=1, options={"prompt_ids": np.array([0, 0, 1, 1])})
+    for _ in range(env.unwrapped.schedule.num_steps):
+        observation, rewards, _, _, infos = env.step(policy.act(observation).actions)
+    images = infos["final_info"]["image"].numpy().reshape(2, 2, 64, 64, 3)
+    np.testing.assert_array_equal(after.images[:2], images)
+    np.testing.assert_array_equal(after.rewards[:2], rewards.reshape(2, 2))
+
+
+@pytest.mark.parametrize(("lora_rank", "noisy_end"), [(None, True), (2, True), (None, False)])
+@torch.no_grad()
+def test_kl_to_base_by_hand(
+    env: Any, monitor: Monitor, lora_rank: int | None, noisy_end: bool
+) -> None:
+    agent = make_agent(policy_kwargs={"lora_rank": lora_rank})
+    disturb(agent)
+    base = env.unwrapped
+    scheduler = DDIMScheduler.from_config(base.model.scheduler.config, set_alpha_to_one=True)
+    if not noisy_end:  # the same timesteps, but the last step adds no noise
+        agent.policy.schedule = DenoisingSchedule.from_scheduler(scheduler, STEPS)
+    schedule = agent.policy.schedule
+    noisy = [0, 1, 2] if noisy_end else [0, 1]
+    assert schedule.stochastic.nonzero().flatten().tolist() == noisy
+    result = evaluate(agent.policy, env, samples=2, prompts=2, seed=1, monitor=monitor)
+
+    denoiser = base.model.new_denoiser()
+    agent.policy.generator.manual_seed(1)
+    observation, _ = env.reset(seed=1, options={"prompt_ids": np.array([0, 0, 2, 2])})
+    expected = torch.zeros(4)
+    for index in noisy:
+        latents, embedding = observation["latent"], PromptEmbedding.observed(observation)
+        outputs = [
+            network(latents, schedule.timesteps[index].expand(4), embedding)
+            for network in (agent.policy.denoiser, denoiser)
+        ]
+        own, other = (schedule.transition(output, latents, index) for output in outputs)
+        distance = (own.mean - other.mean) / schedule.std[index]
+        expected += distance.square().mean((1, 2, 3)) / 2 / len(noisy)
+        observation = env.step(agent.policy.act(observation).actions)[0]
+    assert (expected > 1e-5).all()
+    np.testing.assert_allclose(result.metrics["kl_to_base"], expected[[0, 2]], rtol=1e-3)
+
+
+def test_without_noise_there_is_no_divergence(monitor: Monitor) -> None:
+    env = make_env(4, eta=0.0)
+    agent = make_agent()
+    agent.policy.schedule = env.unwrapped.schedule
+    result = evaluate(agent.policy, env, samples=2, prompts=1, seed=1, monitor=monitor)
+    assert set(result.metrics) == {"diversity/clip", "diversity/structure"}
+
+
+def test_the_untrained_policy_is_the_base(before: Evaluation, after: Evaluation) -> None:
+    assert before.metrics["kl_to_base"].shape == (3,)
+    assert (before.metrics["kl_to_base"] < 1e-9).all()
+    assert (after.metrics["kl_to_base"] > 1e-5).all()
+
+
+def test_other_rewards_score_the_very_same_images(before: Evaluation) -> None:
+    assert set(before.other_rewards) == {"clip_score", "scene_alignment", "house_style"}
+    images = torch.from_numpy(before.images).flatten(0, 1).permute(0, 3, 1, 2) / 255
+    prompts = [prompt for prompt in before.prompts for _ in range(2)]
+    for name, values in before.other_rewards.items():
+        expected = make_reward(name)(images, prompts).values.reshape(3, 2)
+        np.testing.assert_allclose(values, expected, atol=1e-5)
+    assert before.left_out == {}
+
+
+def test_other_rewards_are_what_the_environment_would_have_given(
+    before: Evaluation, monitor: Monitor
+) -> None:
+    scores, _ = Monitor([make_reward("jpeg_compressibility")], monitor.embed_images).scores(
+        before.images, before.prompts
+    )
+    np.testing.assert_array_equal(scores["jpeg_compressibility"], before.rewards)
+    env = make_env(4, reward="clip_score", prompts=before.prompts)
+    clip = evaluate(make_agent().policy, env, **COUNTS)
+    np.testing.assert_allclose(before.other_rewards["clip_score"], clip.rewards, atol=5e-3)
+
+
+def test_diversity_of_a_collapsed_model_is_zero(before: Evaluation, monitor: Monitor) -> None:
+    assert all((before.metrics[f"diversity/{kind}"] > 0.01).all() for kind in ("clip", "structure"))
+    collapsed = np.repeat(before.images[:, :1], 2, axis=1)
+    for values in monitor.diversity(collapsed).values():
+        np.testing.assert_allclose(values, 0, atol=1e-6)
+    assert monitor.diversity(before.images[:, :1]) == {}
+
+
+def test_a_reward_that_cannot_read_the_prompts_is_left_out(monitor: Monitor) -> None:
+    images = np.zeros((1, 2, 64, 64, 3), np.uint8)
+    scores, left_out = monitor.scores(images, ["my neighbour's unicycle"])
+    assert set(scores) == {"clip_score"}
+    assert set(left_out) == {"scene_alignment", "house_style"}
+    assert "unicycle" in left_out["house_style"]
+
+
+def test_the_trained_reward_is_not_among_the_others(env: Any) -> None:
+    def names(settings: TrainSettings, given: list[str] | None = None) -> list[str]:
+        return [reward.name for reward in make_monitor(settings, env, given).rewards]
+
+    # The run's own reward, and the one that the environment scores in any case.
+    assert names(TrainSettings()) == ["clip_score", "scene_alignment"]
+    assert names(SETTINGS, ["jpeg_incompressibility"]) == ["jpeg_incompressibility"]
+    with pytest.raises(InvalidInputError, match="unknown reward 'beauty'"):
+        names(SETTINGS, ["beauty"])
+
+
+def test_saving_and_loading(before: Evaluation, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    saved = dataclasses.replace(before, left_out={"beauty": "no eye: 'a cat'"})
+    save_evaluation(saved, run)
+    loaded = load_evaluation(run)
+    assert [file.name for file in tmp_path.iterdir()] == ["before.npz"]
+    assert (loaded.prompts, loaded.left_out) == (saved.prompts, saved.left_out)
+    np.testing.assert_array_equal(loaded.images, saved.images)
+    np.testing.assert_array_equal(loaded.rewards, saved.rewards)
+    for group in ("terms", "other_rewards", "metrics"):
+        was, now = getattr(saved, group), getattr(loaded, group)
+        assert was
+        assert list(was) == list(now)
+        for name in was:
+            np.testing.assert_array_equal(was[name], now[name])
+
+
+def test_the_report_shows_what_was_not_trained_on(before: Evaluation, after: Evaluation) -> None:
+    after = dataclasses.replace(after, left_out={"beauty": "no eye [red]"})
+    console = Console(width=100, record=True, file=io.StringIO())
+    print_comparison(console, before, after, "jpeg_compressibility", "title")
+    text = console.export_text()
+    assert text.index("size_kb") < text.index("not trained on") < text.index("clip_score")
+    difference = paired_difference(
+        before.other_rewards["clip_score"], after.other_rewards["clip_score"]
+    )
+    line = next(line for line in text.splitlines() if "clip_score" in line)
+    assert f"{before.other_rewards['clip_score'].mean():.3f}" in line
+    assert str(difference) in line
+    assert "beauty left out: it cannot read these prompts (no eye [red])" in text
+    figures = comparison(before, after)
+    assert figures["not_trained_on"]["clip_score"]["difference"][1] == difference.mean
+    assert set(figures["metrics"]) == {"diversity/clip", "diversity/structure", "kl_to_base"}
+    low, middle, high = figures["metrics"]["kl_to_base"]["difference"]
+    assert 0 < low < middle < high
+
+
+def test_scalars_for_logs(after: Evaluation) -> None:
+    scalars = after.scalars()
+    assert scalars["reward"] == after.rewards.mean()
+    assert scalars["not_trained_on/house_style"] == after.other_rewards["house_style"].mean()
+    assert scalars["kl_to_base"] == after.metrics["kl_to_base"].mean()
+    assert all(np.isfinite(value) for value in scalars.values())
+
+
+def test_paired_difference_is_the_t_test_over_prompts() -> None:
+    rng = np.random.default_rng(0)
+    before, after = rng.normal(size=(2, 12, 4))
+    result = paired_difference(before, after)
+    test = stats.ttest_rel(after.mean(1), before.mean(1)).confidence_interval(0.95)
+    assert (result.low, result.high) == pytest.approx((test.low, test.high))
+    assert result.mean == pytest.approx((after - before).mean())
+    assert str(result) == f"{result.mean:+.3f} [{result.low:+.3f}, {result.high:+.3f}]"
+    assert paired_difference(before.mean(1), after.mean(1)).low == pytest.approx(result.low)
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_could_not_be_measured_is_left_out() -> None:
+    before, after = np.zeros((3, 2)), np.ones((3, 2))
+    after[0] = np.nan, 4.0
+    assert paired_difference(before, after).mean == 2.0
+    after[0] = np.nan  # a whole prompt, as for a fact that its caption does not state
+    after[1] = 3.0
+    assert paired_difference(before, after).mean == 2.0
+    assert mean(after) == 2.0
+    nothing = np.full((3, 2), np.nan)
+    assert np.isnan(mean(nothing))
+    assert np.isnan(paired_difference(before, nothing).mean)
+    unscored = Evaluation(["a", "b", "c"], nothing, {}, np.zeros(0), {"r": nothing})
+    assert comparison(unscored, unscored)["not_trained_on"]["r"]["before"] is None
+
+
+def test_one_prompt_has_no_interval() -> None:
+    result = paired_difference(np.zeros((1, 2)), np.ones((1, 2)))
+    assert (result.mean, result.low, result.high) == (1.0, 1.0, 1.0)

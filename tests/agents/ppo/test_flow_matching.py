@@ -1,0 +1,84 @@
+"""Training a small Stable Diffusion 3 on Flow-GRPO's transitions."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_agents import STEPS, make_agent, make_env, weights
+
+from agents.policy import UNetPolicy
+from agents.ppo import DiffusionPPO
+from diffusion_gym.schedules.flow_sde import FlowSDESchedule
+from diffusion_gym.wrappers import B2DiffuRLReward, CoCAReward
+
+PROMPTS = ["a cat", "a dog", "an apple", "grapes"]
+KINDS = [
+    {"guidance": 2.0},
+    {"lora_rank": 2},
+    {"autocast": "bfloat16", "lora_rank": 2, "guidance": 2.0},
+]
+
+
+@pytest.fixture
+def folder(sd3_folder: Path) -> str:
+    return str(sd3_folder)
+
+
+def flow_env(folder: str, **kwargs: Any) -> Any:
+    return make_env(4, model=folder, prompts=PROMPTS, **kwargs)
+
+
+def disturb(policy: UNetPolicy) -> None:
+    """Fresh LoRA adapters do nothing; a ratio of them would be 1 for free."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in policy.trainable_parameters():
+            parameter += 0.01 * torch.randn(parameter.shape, generator=generator)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_ratio_is_exactly_one(kind: dict[str, Any], folder: str) -> None:
+    env = flow_env(folder)
+    policy = make_agent(env, policy_kwargs=kind).policy
+    disturb(policy)
+    observation, _ = env.reset(seed=0)
+    for _ in range(STEPS):
+        old = policy.act(observation)
+        log_prob = policy.log_prob(old.actions, policy.transition(*policy.conditions(observation)))
+        assert log_prob.requires_grad
+        assert old.log_prob.isfinite().all()
+        assert torch.equal((log_prob.detach() - old.log_prob).exp(), torch.ones(4))
+        observation = env.step(old.actions)[0]
+
+
+@pytest.mark.parametrize("kind", [{}, {"lora_rank": 2}], ids=str)
+def test_a_round_of_training(kind: dict[str, Any], folder: str) -> None:
+    agent = make_agent(flow_env(folder), policy_kwargs=kind, clip_range=1e-4)
+    disturb(agent.policy)
+    before = weights(agent)
+    agent.learn(8)
+    assert agent.log_probs_recomputed == 0  # the first ratios were within 1e-5 of 1
+    assert not torch.equal(weights(agent), before)
+    assert weights(agent).isfinite().all()
+
+
+def test_trains_with_coca_around_b2(folder: str) -> None:
+    env = B2DiffuRLReward(flow_env(folder), branches=2, schedule=(2, 1000), all_branches=True)
+    agent = make_agent(CoCAReward(env, windows=3))
+    before = weights(agent)
+    agent.learn(8)
+    assert not torch.equal(weights(agent), before)
+
+
+def test_an_agent_loaded_without_an_environment_has_its_flow(folder: str, tmp_path: Path) -> None:
+    agent = make_agent(flow_env(folder, eta=0.5), policy_kwargs={"lora_rank": 2})
+    disturb(agent.policy)
+    agent.save(tmp_path / "agent.zip")
+    loaded = DiffusionPPO.load(tmp_path / "agent.zip")
+    schedule = loaded.policy.schedule
+    assert isinstance(schedule, FlowSDESchedule)
+    assert (schedule.num_steps, schedule.eta) == (STEPS, 0.5)
+    observation, _ = flow_env(folder).reset(seed=0)
+    ours, theirs = (a.policy.act(observation, deterministic=True) for a in (agent, loaded))
+    assert torch.equal(ours.actions, theirs.actions)

@@ -1,0 +1,138 @@
+"""Finding, reading and naming weights."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from diffusion_gym.errors import InvalidInputError, ModelLoadError
+from diffusion_gym.rewards.networks.linear_head import linear_head
+from diffusion_gym.rewards.networks.weights import (
+    check_batch_size,
+    find_file,
+    is_hub_id,
+    load_weights,
+    weights_hash,
+)
+
+WEIGHTS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(2.0)}
+
+
+def test_a_file_itself_or_its_folder(tmp_path: Path, monkeypatch) -> None:
+    file = tmp_path / "other name.pt"
+    file.touch()
+    (tmp_path / "weights.pt").touch()
+    assert find_file("r", "o", str(file), "weights.pt") == file
+    assert find_file("r", "o", str(tmp_path), "weights.pt") == tmp_path / "weights.pt"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert find_file("r", "o", "~/weights.pt", "weights.pt") == tmp_path / "weights.pt"
+
+
+def test_says_what_was_looked_for_where_and_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ModelLoadError, match=r"the folder has no weights\.pt") as raised:
+        find_file("imagereward", "pretrained", str(tmp_path), "weights.pt")
+    assert str(tmp_path) in str(raised.value)
+    assert str(raised.value).endswith('reward_options={"imagereward": {"pretrained": "/the/path"}}')
+    with pytest.raises(ModelLoadError, match="there is no such file or folder"):
+        find_file("r", "o", "./none/at/all", "weights.pt")
+    with pytest.raises(ModelLoadError, match=r"https://huggingface\.co/some/repository could not"):
+        find_file("r", "o", "some/repository", "weights.pt")
+    (tmp_path / "other.pt").touch()
+    with pytest.raises(ModelLoadError, match=r"other\.pt': it is not a folder\. Give a folder"):
+        find_file("r", "o", str(tmp_path / "other.pt"), "weights.pt", whole_folder=True)
+
+
+@pytest.mark.parametrize(
+    ("source", "could_be"),
+    [
+        ("openai/clip-vit-large-patch14", True),
+        ("/weights.pt", False),
+        ("./weights.pt", False),
+        ("~/weights.pt", False),
+        ("weights.pt", False),
+        ("a/b/c.pt", False),
+        ("folder/", False),
+    ],
+)
+def test_what_can_be_a_repository(source: str, could_be: bool) -> None:
+    assert is_hub_id(source) is could_be
+
+
+def test_reads_safetensors_and_torch_files(tmp_path: Path) -> None:
+    save_file(WEIGHTS, tmp_path / "a.safetensors")
+    torch.save(WEIGHTS, tmp_path / "b.pth")
+    torch.save({"state_dict": WEIGHTS, "epoch": 3}, tmp_path / "c.pt")
+    for file in tmp_path.iterdir():
+        loaded = load_weights("r", file)
+        assert loaded.keys() == WEIGHTS.keys()
+        assert all(torch.equal(loaded[name], WEIGHTS[name]) for name in WEIGHTS)
+
+
+def test_damaged_files_and_files_with_code_are_refused(tmp_path: Path) -> None:
+    for name in ("a.safetensors", "b.pt"):
+        (tmp_path / name).write_bytes(b"no weights")
+        with pytest.raises(ModelLoadError, match=f"r cannot read weights from .*{name}"):
+            load_weights("r", tmp_path / name)
+
+    with (tmp_path / "c.pt").open("wb") as stream:
+        pickle.dump(Path("x"), stream, protocol=2)
+    with pytest.raises(ModelLoadError, match=r"cannot read weights from .*c\.pt"):
+        load_weights("r", tmp_path / "c.pt")
+
+
+def test_the_hash_sees_names_numbers_shapes_and_configuration() -> None:
+    variants = [
+        WEIGHTS,
+        {"a": WEIGHTS["a"].reshape(3, 2), "b": WEIGHTS["b"]},
+        {"a": WEIGHTS["a"], "c": WEIGHTS["b"]},
+        {"a": WEIGHTS["a"] + 1e-6, "b": WEIGHTS["b"]},
+        {"a": WEIGHTS["a"], "b": WEIGHTS["b"].half()},
+    ]
+    hashes = {weights_hash(weights) for weights in variants} | {weights_hash(WEIGHTS, {"x": 1})}
+    assert len(hashes) == 6
+    assert weights_hash(dict(reversed(WEIGHTS.items()))) == weights_hash(WEIGHTS)
+    assert all(len(value) == 12 for value in hashes)
+    large = torch.zeros(3, 50_000)
+    assert weights_hash({"a": large}) != weights_hash({"a": large + 1e-3})
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.0, "8"])
+def test_batch_sizes(size: object) -> None:
+    with pytest.raises(InvalidInputError, match="batch_size must be a positive whole number, got"):
+        check_batch_size(size)
+    assert check_batch_size(8) == 8
+
+
+def test_a_head_is_a_chain_of_affine_maps() -> None:
+    shapes = {10: (4, 6), 2: (6, 5), 11: (1, 4)}  # numbers are not sorted as texts are
+    generator = torch.Generator().manual_seed(0)
+    weights = {"x.other.weight": torch.zeros(2)}
+    for number, shape in shapes.items():
+        weights[f"h.{number}.weight"] = torch.randn(shape, generator=generator)
+        weights[f"h.{number}.bias"] = torch.randn(shape[:1], generator=generator)
+    inputs = torch.randn(3, 5, generator=generator)
+    expected = inputs
+    for number in (2, 10, 11):
+        expected = expected @ weights[f"h.{number}.weight"].T + weights[f"h.{number}.bias"]
+    head = linear_head("r", Path("file"), weights, "h.")
+    torch.testing.assert_close(head(inputs), expected)
+    assert not any(parameter.requires_grad for parameter in head.parameters())
+
+
+@pytest.mark.parametrize(
+    "missing", ["h.2.bias", "h.10.weight", "h.11.weight"], ids=lambda name: name
+)
+def test_broken_chains_are_refused(missing: str) -> None:
+    shapes = {2: (6, 5), 10: (4, 6), 11: (1, 4)}
+    weights = {f"h.{number}.weight": torch.zeros(shape) for number, shape in shapes.items()}
+    weights |= {f"h.{number}.bias": torch.zeros(shape[0]) for number, shape in shapes.items()}
+    del weights[missing]
+    if missing == "h.2.bias":  # the rest is a chain, but of other inputs
+        assert linear_head("r", Path("file"), weights, "h.")[0].in_features == 6
+        return
+    with pytest.raises(
+        ModelLoadError, match=r"needs linear layers named h\.0\.weight.*got from fi"
+    ):
+        linear_head("r", Path("file"), weights, "h.")
