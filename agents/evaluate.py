@@ -17,7 +17,7 @@ from agents.runs.builders import (
     evaluation_prompts,
     load_policy,
     make_env,
-    make_monitor,
+    make_image_metrics,
 )
 from agents.runs.report import comparison, print_comparison
 from agents.runs.run_folder import RunFolder, write_json
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     env = make_env(settings, **changes)
     changes["prompts"] = options.prompts or evaluation_prompts(settings, env)
     env = make_env(settings, **changes)
-    monitor = make_monitor(settings, env, options.also)
+    image_metrics = make_image_metrics(settings, env, options.also)
     policy = load_policy(run, device=settings.device)
     before, after = (
         evaluate(
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             samples=options.samples,
             prompts=options.count,
             seed=EVALUATION_SEED,
-            monitor=monitor,
+            image_metrics=image_metrics,
         )
         for chosen in (base_policy(policy), policy)
     )

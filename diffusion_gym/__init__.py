@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from diffusion_gym.prompts import load_prompts
     from diffusion_gym.reference import reference_policy
     from diffusion_gym.rewards import RewardResult, make_reward, register_reward, reward_names
-    from diffusion_gym.schedules import DenoisingSchedule
+    from diffusion_gym.schedules import DDIMSchedule
 
 _LAZY = {
-    "DenoisingSchedule": "schedules",
+    "DDIMSchedule": "schedules",
     "DenoisingState": "envs",
     "DiffusionT2IEnv": "envs",
     "DiffusionT2IVectorEnv": "envs",
@@ -47,7 +47,7 @@ _LAZY = {
 _LAZY_MODULES = ("wrappers",)
 
 __all__ = [
-    "DenoisingSchedule",
+    "DDIMSchedule",
     "DenoisingState",
     "DiffusionGymError",
     "DiffusionT2IEnv",

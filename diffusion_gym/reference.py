@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion_gym.models import PromptEmbedding, predict_noise
-from diffusion_gym.schedules.ddim import DenoisingStep
+from diffusion_gym.models import PromptEmbedding, guided_prediction
+from diffusion_gym.schedules import DenoisingStep
 
 
 class ReferencePolicy:
@@ -41,7 +41,7 @@ class ReferencePolicy:
         batch = {key: self._batched(value, single) for key, value in observation.items()}
         embedding = PromptEmbedding.observed(batch)
         index = self._schedule.index_of(batch["timestep"][:, 0])
-        output = predict_noise(
+        output = guided_prediction(
             self._denoiser,
             batch["latent"],
             self._schedule.timesteps[index],

@@ -1,7 +1,6 @@
 """Settings shared by every test."""
 
 import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -29,7 +28,6 @@ def small_checkpoint(kind: str) -> Callable[[pytest.TempPathFactory], Path]:
     """A fixture: the folder of a small model of a kind, made once; tests must not change it."""
 
     def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-        sys.path.append(str(Path(__file__).parent / "diffusion_gym" / "models"))
         import checkpoints
 
         save: Callable[[Path], Path] = getattr(checkpoints, f"save_{kind}")

@@ -90,7 +90,7 @@ def restore(agent: "DiffusionPPO", folder: Path) -> None:
         wrapper.load_state_dict(wrapper_state)
     agent._last_obs = agent.env.base_env.set_state(state["env"])[0]
     agent._last_episode_starts = np.ones(agent.env.num_envs, dtype=bool)
-    agent.statistics.load_state_dict(state["statistics"])
+    agent.advantage_estimator.load_state_dict(state["statistics"])
     agent.policy.denoiser_evaluations = state["denoiser_evaluations"]
     agent.policy.scaler.load_state_dict(state["gradient_scale"])
     agent.ep_info_buffer = state["ep_info_buffer"]
@@ -101,7 +101,7 @@ def _state(agent: "DiffusionPPO") -> dict[str, Any]:
     return {
         "env": agent.env.base_env.get_state(),
         "wrappers": [(type(w).__name__, w.state_dict()) for w in _stateful_wrappers(agent)],
-        "statistics": agent.statistics.state_dict(),
+        "statistics": agent.advantage_estimator.state_dict(),
         "denoiser_evaluations": agent.policy.denoiser_evaluations,
         "gradient_scale": agent.policy.scaler.state_dict(),
         "ep_info_buffer": agent.ep_info_buffer,

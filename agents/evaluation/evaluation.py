@@ -9,7 +9,7 @@ import torch
 from gymnasium.vector import VectorEnv
 from scipy import stats
 
-from agents.evaluation.image_metrics import Array, Images, Monitor
+from agents.evaluation.image_metrics import Array, ImageMetrics, Images
 from agents.policy import UNetPolicy
 from agents.ppo.update import gaussian_kl
 from diffusion_gym.envs.infos import finished_episodes
@@ -57,7 +57,7 @@ def evaluate(
     samples: int,
     prompts: int,
     seed: int,
-    monitor: Monitor | None = None,
+    image_metrics: ImageMetrics | None = None,
 ) -> Evaluation:
     """Draws images with a policy, from noise that depends on the seed alone.
 
@@ -65,9 +65,9 @@ def evaluate(
     noise at every step, so their images can be compared one by one. Neither the policy's
     generator nor its count of denoiser evaluations is changed.
 
-    With a monitor, ``kl_to_base`` is measured along the way: the mean of ‖μ - μ_base‖² / (2σ²) over
-    latent dimensions and over the stochastic steps of each prompt's first trajectory. The other
-    trajectories would add little to a mean over prompts, and a denoiser evaluation per step.
+    With image metrics, ``kl_to_base`` is measured along the way: the mean of ‖μ - μ_base‖² / (2σ²)
+    over latent dimensions and over the stochastic steps of each prompt's first trajectory. The
+    other trajectories would add little to a mean over prompts, and a denoiser evaluation per step.
 
     Args:
         policy: The policy.
@@ -75,13 +75,13 @@ def evaluate(
         samples: Images per prompt.
         prompts: Most prompts to use, spread evenly over the environment's, which may be sorted.
         seed: Seed of the noise.
-        monitor: What to measure besides the reward; None measures the reward only.
+        image_metrics: What to measure besides the reward; None measures the reward only.
     """
     base: Any = env.unwrapped
     count = min(prompts, len(base.prompts))
     chosen = np.linspace(0, len(base.prompts) - 1, count).round().astype(np.int64)
     ids = np.repeat(chosen, samples)
-    compared = (np.arange(len(ids)) % samples == 0) & (monitor is not None)
+    compared = (np.arange(len(ids)) % samples == 0) & (image_metrics is not None)
     state, evaluations = policy.generator.get_state(), policy.denoiser_evaluations
     policy.generator.manual_seed(seed)
     batches = []
@@ -95,9 +95,9 @@ def evaluate(
     shaped = {key: v.reshape(count, samples, *v.shape[1:]) for key, v in merged.items()}
     images, rewards = shaped.pop("image"), shaped.pop("reward")
     result = Evaluation([base.prompts[i] for i in chosen], rewards, shaped, images)
-    if monitor is not None:
-        result.other_rewards, result.left_out = monitor.scores(images, result.prompts)
-        result.metrics = monitor.diversity(images)
+    if image_metrics is not None:
+        result.other_rewards, result.left_out = image_metrics.scores(images, result.prompts)
+        result.metrics = image_metrics.diversity(images)
         if policy.schedule.stochastic.any():
             result.metrics[KL_TO_BASE] = divergence
     return result

@@ -20,7 +20,7 @@ BATCH = 64
 
 
 @dataclass(frozen=True)
-class Monitor:
+class ImageMetrics:
     """Scores and compares images that have been drawn already.
 
     Attributes:

@@ -11,7 +11,7 @@ from torch import Tensor
 from agents.policy.lora import LoraSettings, add_lora, without_lora
 from agents.policy.optimizers import make_optimizer
 from agents.policy.precision import Precision
-from diffusion_gym.models import Denoiser, DiffusionModel, PromptEmbedding, predict_noise
+from diffusion_gym.models import Denoiser, DiffusionModel, PromptEmbedding, guided_prediction
 from diffusion_gym.schedules.base import DenoisingStep, Schedule
 
 
@@ -155,7 +155,7 @@ class UNetPolicy(BasePolicy):
     ) -> DenoisingStep:
         self.denoiser_evaluations += len(latents) * (1 if self.guidance == 1.0 else 2)
         with self.precision.autocast():
-            output = predict_noise(
+            output = guided_prediction(
                 denoiser,
                 latents,
                 self.schedule.timesteps[index],

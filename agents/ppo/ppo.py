@@ -163,7 +163,7 @@ class DiffusionPPO(PPO):
         self._setup_lr_schedule()
         self.clip_range = FloatSchedule(self.clip_range)
         self.rollout_buffer = TrajectoryBuffer()
-        self.statistics = BASELINES[self.advantage](**self.advantage_kwargs)
+        self.advantage_estimator = BASELINES[self.advantage](**self.advantage_kwargs)
         model, schedule = self._model_and_schedule()
         super().set_random_seed(self.seed)  # adapters start from random numbers
         self.policy = self.policy_class(
@@ -237,7 +237,7 @@ class DiffusionPPO(PPO):
             )
         own = data.valid & data.advantages.isnan()
         ids, returns = data.prompt_ids[own].cpu().numpy(), data.returns[own].cpu().numpy()
-        estimated = torch.as_tensor(self.statistics.update(ids, returns))
+        estimated = torch.as_tensor(self.advantage_estimator.update(ids, returns))
         data.advantages[own] = estimated.to(data.advantages)
         data.advantages.nan_to_num_(0.0).clamp_(-self.advantage_clip, self.advantage_clip)
         if self.step_standardisation is not None:
@@ -378,7 +378,8 @@ class DiffusionPPO(PPO):
         self.logger.record("time/images_per_second", images / (seconds + rollout_seconds))
 
     def _excluded_save_params(self) -> list[str]:
-        own = ["prompt_rng", "shuffle_generator", "statistics", "_last_obs", "ep_info_buffer"]
+        generators = ["prompt_rng", "shuffle_generator"]
+        own = [*generators, "advantage_estimator", "_last_obs", "ep_info_buffer"]
         return [*super()._excluded_save_params(), *own]
 
     @staticmethod

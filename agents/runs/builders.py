@@ -9,13 +9,13 @@ from gymnasium.vector import VectorEnv
 
 import diffusion_gym  # noqa: F401  (registers the environment)
 from agents.evaluation.evaluation import Evaluation, evaluate
-from agents.evaluation.image_metrics import Monitor
+from agents.evaluation.image_metrics import ImageMetrics
 from agents.policy import UNetPolicy
 from agents.ppo import DiffusionPPO
 from agents.runs.run_folder import RunFolder
 from agents.runs.settings import TrainSettings
-from diffusion_gym.errors import InvalidInputError
 from diffusion_gym.emoji64 import emoji64_folder
+from diffusion_gym.errors import InvalidInputError
 from diffusion_gym.models.embedded import EMOJI64
 from diffusion_gym.prompts import load_prompts
 from diffusion_gym.rewards import make_reward
@@ -66,13 +66,13 @@ def evaluate_run(
         samples=settings.eval_samples,
         prompts=settings.eval_prompts,
         seed=EVALUATION_SEED,
-        monitor=make_monitor(settings, env),
+        image_metrics=make_image_metrics(settings, env),
     )
 
 
-def make_monitor(
+def make_image_metrics(
     settings: TrainSettings, env: VectorEnv[Any, Any, Any], rewards: Sequence[str] | None = None
-) -> Monitor:
+) -> ImageMetrics:
     """What a run's evaluations measure besides the environment's reward.
 
     Embeddings are those of the embedded CLIP, whatever the model.
@@ -88,7 +88,7 @@ def make_monitor(
         rewards = OTHER_REWARDS.get(base.model.name, FALLBACK_REWARDS)
     device = str(base.device)
     clip = load_clip((emoji64_folder() / "clip").resolve(), device)  # shared with `clip_score`
-    return Monitor(
+    return ImageMetrics(
         tuple(make_reward(name, device=device) for name in rewards if name not in known),
         clip.embed_images,
     )

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffusion_gym.models import Denoiser, DiffusionModel, predict_noise
-from diffusion_gym.schedules.ddim import DenoisingSchedule
+from diffusion_gym.models import Denoiser, DiffusionModel, guided_prediction
+from diffusion_gym.schedules.ddim import DDIMSchedule
 
 SAMPLE_BATCH = 64
 
@@ -32,7 +32,7 @@ class Sampler:
         Returns:
             ``[B, 3, H, W]`` in [0, 1].
         """
-        schedule = DenoisingSchedule.from_scheduler(self.model.scheduler, steps, eta=1.0)
+        schedule = DDIMSchedule.from_scheduler(self.model.scheduler, steps, eta=1.0)
         schedule = schedule.to(self.model.device)
         generator = torch.Generator().manual_seed(seed)
         chunks = [
@@ -45,14 +45,14 @@ class Sampler:
         self,
         prompts: Sequence[str],
         guidance: float,
-        schedule: DenoisingSchedule,
+        schedule: DDIMSchedule,
         generator: torch.Generator,
     ) -> Tensor:
         embedding = self.model.encode(prompts)
         shape = (len(prompts), *self.model.latent_shape)
         latents = torch.randn(shape, generator=generator).to(self.model.device)
         for index, timestep in enumerate(schedule.timesteps):
-            output = predict_noise(
+            output = guided_prediction(
                 self.denoiser,
                 latents,
                 timestep.expand(len(prompts)),

@@ -15,7 +15,7 @@ from benchmarks.memory.networks import ModelSize
 from benchmarks.memory.tracing import PeakMemory, cast_norms_as_cuda_does, parameter_bytes
 from diffusion_gym.models.decoder import DECODE_PIXELS
 from diffusion_gym.models.denoiser import Denoiser
-from diffusion_gym.models.guidance import predict_noise
+from diffusion_gym.models.guidance import guided_prediction
 
 USABLE = 0.9
 """Part of a card that is counted on: CUDA itself, workspaces and fragmentation take the rest."""
@@ -181,7 +181,7 @@ def guided_output(
 ) -> torch.Tensor:
     """What the denoiser predicts for some rows, with guidance."""
     with precision.autocast():
-        return predict_noise(
+        return guided_prediction(
             denoiser,
             size.latents(rows),
             torch.zeros(rows, dtype=torch.int64),

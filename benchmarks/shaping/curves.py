@@ -5,7 +5,7 @@ from typing import Any
 
 import matplotlib
 
-from benchmarks.shaping import statistics
+from benchmarks.shaping import seeds
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -32,8 +32,8 @@ def draw(results: dict[str, Any], path: Path) -> None:
     for row, task in zip(axes, tasks, strict=True):
         for axis, (spent, label) in zip(row, SPENT.items(), strict=True):
             for method in results["methods"]:
-                runs = statistics.of_method(results["runs"], task, method)
-                points, rewards = statistics.curves(runs, spent)
+                runs = seeds.of_method(results["runs"], task, method)
+                points, rewards = seeds.curves(runs, spent)
                 (line,) = axis.plot(points, rewards.mean(0), label=method)
                 axis.fill_between(
                     points, rewards.min(0), rewards.max(0), color=line.get_color(), alpha=0.15

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from benchmarks.shaping import statistics
+from benchmarks.shaping import seeds
 from benchmarks.shaping.protocol import BASELINE
 
 Results = dict[str, Any]
@@ -27,9 +27,9 @@ TRIED = ("method", "learning rate", "clip range", "training reward, last third")
 
 def comparison(results: Results, task: str) -> Rows:
     """A row per method, as `COLUMNS` say."""
-    baseline = statistics.of_method(results["runs"], task, BASELINE)
+    baseline = seeds.of_method(results["runs"], task, BASELINE)
     return [
-        _row(method, statistics.of_method(results["runs"], task, method), baseline)
+        _row(method, seeds.of_method(results["runs"], task, method), baseline)
         for method in results["methods"]
     ]
 
@@ -37,9 +37,9 @@ def comparison(results: Results, task: str) -> Rows:
 def _row(
     method: str, runs: Sequence[dict[str, Any]], baseline: Sequence[dict[str, Any]]
 ) -> list[str]:
-    gains = statistics.gains(runs)
-    queries, rewards = statistics.curves(runs, "reward_queries")
-    _, target = statistics.curves(baseline, "reward_queries")
+    gains = seeds.gains(runs)
+    queries, rewards = seeds.curves(runs, "reward_queries")
+    _, target = seeds.curves(baseline, "reward_queries")
     until = _reached(queries, rewards.mean(0), target.mean(0))
     evaluations = np.mean([run["summary"]["denoiser_evaluations"] for run in runs])
     metrics = [run["summary"]["metrics"] for run in runs]
@@ -51,7 +51,7 @@ def _row(
         method,
         f"{runs[0]['learning_rate']:g}, {runs[0]['clip_range']:g}",
         f"{gains.mean():+.3f} [{gains.min():+.3f}, {gains.max():+.3f}]",
-        "" if method == BASELINE else str(statistics.advantage(runs, baseline)),
+        "" if method == BASELINE else str(seeds.advantage(runs, baseline)),
         until,
         f"{evaluations:,.0f}",
         f"{drift:.2f}",
@@ -59,13 +59,11 @@ def _row(
     ]
 
 
-def _reached(
-    queries: statistics.Array, rewards: statistics.Array, baseline: statistics.Array
-) -> str:
+def _reached(queries: seeds.Array, rewards: seeds.Array, baseline: seeds.Array) -> str:
     """Queries until a curve reaches where the baseline's ends; none if that gained nothing."""
     if baseline[-1] <= baseline[0]:
         return "—"
-    until = statistics.spent_until(queries, rewards, float(baseline[-1]))
+    until = seeds.spent_until(queries, rewards, float(baseline[-1]))
     return "not reached" if np.isinf(until) else f"{until:,.0f}"
 
 
@@ -74,7 +72,7 @@ def tried(results: Results, task: str) -> Rows:
     rows = []
     for trial in results["search"]:
         if trial["task"] == task:
-            chosen = statistics.of_method(results["runs"], task, trial["method"])[0]
+            chosen = seeds.of_method(results["runs"], task, trial["method"])[0]
             mark = all(trial[key] == chosen[key] for key in ("learning_rate", "clip_range"))
             rows.append(
                 [

@@ -8,7 +8,7 @@ from torch import Tensor
 from diffusion_gym.errors import InvalidInputError
 
 
-class Predictions:
+class Reports:
     """The predicted clean latents of a batch: reported, used by one step, then out of date.
 
     Args:
@@ -50,7 +50,7 @@ class Predictions:
             )
         return self._reported
 
-    def use(self) -> None:
+    def begin_step(self) -> None:
         """Marks the start of a step: what was reported for it is out of date afterwards."""
         self._used, self._reported = self._reported, None
 
@@ -63,7 +63,7 @@ class Predictions:
         if self._used is not None:
             self._used = self._used.index_copy(0, rows, latents)
 
-    def shown(self, latents: Tensor) -> Tensor:
+    def newest(self, latents: Tensor) -> Tensor:
         """The newest prediction there is, or else the latents themselves, ``[B, C, h, w]``."""
         for newest in (self._reported, self._used):
             if newest is not None:

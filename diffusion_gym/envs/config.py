@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from diffusion_gym.models import DiffusionModel, load_model
-from diffusion_gym.prompts import Prompts, load_prompts
+from diffusion_gym.prompts import PromptList, load_prompts
 from diffusion_gym.rewards import RewardFunction, make_reward
 from diffusion_gym.schedules.base import Schedule
 from diffusion_gym.schedules.registry import make_schedule
 
 
 @dataclasses.dataclass(frozen=True)
-class TaskSettings:
+class EnvConfig:
     """The keyword arguments that single and vector environments share; None: the model's default.
 
     Attributes:
@@ -41,16 +41,16 @@ class TaskSettings:
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
-    """Loaded `TaskSettings`; the schedule is on the model's device."""
+class EnvParts:
+    """Loaded `EnvConfig`; the schedule is on the model's device."""
 
     model: DiffusionModel
-    prompts: Prompts
+    prompts: PromptList
     reward_function: RewardFunction
     schedule: Schedule
 
 
-def load_task(settings: TaskSettings) -> Task:
+def load_parts(settings: EnvConfig) -> EnvParts:
     """Loads what the settings name.
 
     Raises:
@@ -69,7 +69,7 @@ def load_task(settings: TaskSettings) -> Task:
     if steps is None:
         steps = model.default_num_inference_steps
     schedule = make_schedule(model.scheduler, steps, sampler=settings.sampler, eta=settings.eta)
-    return Task(
+    return EnvParts(
         model=model,
         prompts=load_prompts(prompts),
         reward_function=make_reward(

@@ -9,14 +9,14 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from diffusion_gym.envs.config import TaskSettings
+from diffusion_gym.envs.config import EnvConfig
 from diffusion_gym.envs.infos import Infos, row_of
 from diffusion_gym.envs.state import DenoisingState
 from diffusion_gym.envs.vector_env import DiffusionT2IVectorEnv
 from diffusion_gym.errors import InvalidInputError, unknown_name
 from diffusion_gym.images import Frame
 from diffusion_gym.models import DiffusionModel, PromptEmbedding
-from diffusion_gym.prompts import Prompts
+from diffusion_gym.prompts import PromptList
 from diffusion_gym.rewards import RewardFunction
 from diffusion_gym.schedules.base import Schedule
 
@@ -131,7 +131,7 @@ class DiffusionT2IEnv(gymnasium.Env[SingleObservation, npt.NDArray[np.float32]])
         return self._batch.schedule
 
     @property
-    def prompts(self) -> Prompts:
+    def prompts(self) -> PromptList:
         """The prompts that episodes draw from."""
         return self._batch.prompts
 
@@ -189,7 +189,7 @@ def _first(observation: dict[str, Any]) -> SingleObservation:
 
 
 def _refuse(keywords: dict[str, Any]) -> None:
-    known = [*(field.name for field in dataclasses.fields(TaskSettings)), "render_mode"]
+    known = [*(field.name for field in dataclasses.fields(EnvConfig)), "render_mode"]
     for name in keywords:
         if name in VECTOR_ONLY:
             raise InvalidInputError(

@@ -14,7 +14,7 @@ from torch import Tensor
 from diffusion_gym.envs._episodes import EpisodeBatch, Rows
 from diffusion_gym.envs._forking import use_one_thread_after_fork
 from diffusion_gym.envs._prompt_table import PromptTable
-from diffusion_gym.envs._reports import Predictions
+from diffusion_gym.envs._reports import Reports
 from diffusion_gym.envs._requests import parse_options
 from diffusion_gym.envs._spaces import action_space, observation_space
 from diffusion_gym.envs._validation import (
@@ -24,7 +24,7 @@ from diffusion_gym.envs._validation import (
     checked_name,
     checked_num_envs,
 )
-from diffusion_gym.envs.config import TaskSettings, load_task
+from diffusion_gym.envs.config import EnvConfig, load_parts
 from diffusion_gym.envs.infos import Infos, scatter, singles, to_numpy
 from diffusion_gym.envs.state import DenoisingState
 from diffusion_gym.images import Frame, to_uint8
@@ -104,7 +104,7 @@ class DiffusionT2IVectorEnv(VectorEnv[Observation, Any, Any]):
         use_one_thread_after_fork()
 
         #: The arguments that a single environment of the same kind is made with.
-        self.settings = TaskSettings(
+        self.settings = EnvConfig(
             model=model,
             prompts=prompts,
             reward=reward,
@@ -116,12 +116,12 @@ class DiffusionT2IVectorEnv(VectorEnv[Observation, Any, Any]):
             model_options=model_options,
             reward_options=reward_options,
         )
-        task = load_task(self.settings)
-        self.model: DiffusionModel = task.model
-        self.device = task.model.device
-        self.prompts = task.prompts
-        self.reward_function = task.reward_function
-        self.schedule = task.schedule
+        parts = load_parts(self.settings)
+        self.model: DiffusionModel = parts.model
+        self.device = parts.model.device
+        self.prompts = parts.prompts
+        self.reward_function = parts.reward_function
+        self.schedule = parts.schedule
 
         self.single_observation_space = observation_space(self.model, self.schedule)
         self.single_action_space = action_space(self.model)
@@ -150,7 +150,7 @@ class DiffusionT2IVectorEnv(VectorEnv[Observation, Any, Any]):
         )
         self._embedding: PromptEmbedding
         self._prompt_id: Tensor
-        self._predictions = Predictions(self._action_shape, self.device)
+        self._reports = Reports(self._action_shape, self.device)
 
     # ------------------------------------------------------------ the interface of gymnasium
 
@@ -184,7 +184,7 @@ class DiffusionT2IVectorEnv(VectorEnv[Observation, Any, Any]):
         if request.state is not None:
             return self.set_state(request.state, restore_rng=False)
         self._begin(request.rows, request.prompt_ids)
-        self._predictions.clear()
+        self._reports.clear()
         return self._output(self._observation()), self._output(self._running_infos())
 
     def step(self, actions: Any) -> tuple[Observation, Any, Any, Any, Infos]:
@@ -206,7 +206,7 @@ class DiffusionT2IVectorEnv(VectorEnv[Observation, Any, Any]):
         latents, oversized = checked_actions(actions, self._action_shape, self.device)
         ended = self._episodes.advance(latents)
         self.oversized_actions += oversized
-        self._predictions.use()
+        self._reports.begin_step()
         rewards = torch.zeros(self.num_envs, device=self.device)
         terminations = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
         infos: Infos = {}
@@ -239,7 +239,7 @@ class DiffusionT2IVectorEnv(VectorEnv[Observation, Any, Any]):
             )
             return None
         self._require_open()
-        images = self.model.decode(self._predictions.shown(self._episodes.latents))
+        images = self.model.decode(self._reports.newest(self._episodes.latents))
         return tuple(to_uint8(images).cpu().numpy())
 
     def close_extras(self, **kwargs: Any) -> None:
@@ -273,7 +273,7 @@ class DiffusionT2IVectorEnv(VectorEnv[Observation, Any, Any]):
             ResetNeeded: If a row has no running episode.
         """
         self._episodes.require_running()
-        self._predictions.report(predicted_clean)
+        self._reports.report(predicted_clean)
 
     @property
     def reported(self) -> Tensor:
@@ -282,7 +282,7 @@ class DiffusionT2IVectorEnv(VectorEnv[Observation, Any, Any]):
         Raises:
             InvalidInputError: If the policy has not reported since the last step or reset.
         """
-        return self._predictions.reported
+        return self._reports.reported
 
     def get_state(self) -> DenoisingState:
         """A copy of the running episodes and of the rows' generators.
@@ -326,7 +326,7 @@ class DiffusionT2IVectorEnv(VectorEnv[Observation, Any, Any]):
         if restore_rng and state.rng is not None:
             self._episodes.restore_rng(state.rng)
         self._prompts_changed()
-        self._predictions.clear()
+        self._reports.clear()
         return self._output(self._observation()), self._output(self._running_infos())
 
     def prompt_text(self, prompt_id: int) -> str:
@@ -404,7 +404,7 @@ class DiffusionT2IVectorEnv(VectorEnv[Observation, Any, Any]):
             infos["final_obs"] = final_obs
             infos["_final_obs"] = infos["_final_info"]
             self._begin(ended, None)
-        self._predictions.replace(rows, self._episodes.latents[rows])
+        self._reports.replace(rows, self._episodes.latents[rows])
         return infos
 
     def _require_open(self) -> None:

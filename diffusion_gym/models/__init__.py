@@ -3,7 +3,7 @@
 from diffusion_gym.models.denoiser import Denoiser
 from diffusion_gym.models.embedded import model_names
 from diffusion_gym.models.embedding import PromptEmbedding
-from diffusion_gym.models.guidance import predict_noise
+from diffusion_gym.models.guidance import guided_prediction
 from diffusion_gym.models.loading import load_model
 from diffusion_gym.models.model import DiffusionModel
 from diffusion_gym.models.options import ModelOptions
@@ -13,7 +13,7 @@ __all__ = [
     "DiffusionModel",
     "ModelOptions",
     "PromptEmbedding",
+    "guided_prediction",
     "load_model",
     "model_names",
-    "predict_noise",
 ]

@@ -7,7 +7,7 @@ from diffusion_gym.models.denoiser import Denoiser
 from diffusion_gym.models.embedding import PromptEmbedding
 
 
-def predict_noise(
+def guided_prediction(
     denoiser: Denoiser,
     latents: Tensor,
     timesteps: Tensor,

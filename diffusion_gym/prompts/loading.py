@@ -8,7 +8,7 @@ from diffusion_gym.prompts.animals import animals, imagenet_animals
 from diffusion_gym.prompts.b2_templates import b2_activities, b2_colours, b2_relations
 from diffusion_gym.prompts.emoji import emoji_captions, emoji_objects
 from diffusion_gym.prompts.files import READERS, read_prompt_file
-from diffusion_gym.prompts.prompt_set import SPLITS, Prompts, PromptSet
+from diffusion_gym.prompts.prompt_set import SPLITS, PromptList, PromptSet
 
 BUILT_IN: Mapping[str, Callable[[], PromptSet]] = {
     "animals": animals,
@@ -26,7 +26,7 @@ def prompt_set_names() -> tuple[str, ...]:
     return tuple(sorted(BUILT_IN))
 
 
-def load_prompts(spec: str | Sequence[str]) -> Prompts:
+def load_prompts(spec: str | Sequence[str]) -> PromptList:
     """Loads prompts.
 
     Args:
@@ -40,7 +40,7 @@ def load_prompts(spec: str | Sequence[str]) -> Prompts:
             hold different prompts that are not empty.
     """
     if not isinstance(spec, str):
-        return Prompts("list", tuple(spec))
+        return PromptList("list", tuple(spec))
     source, colon, split = spec.rpartition(":")
     if not colon or split not in SPLITS:
         source, split = spec, SPLITS[0]

@@ -14,7 +14,7 @@ SPLITS = ("train", "held_out")
 
 
 @dataclass(frozen=True)
-class Prompts(Sequence[str]):
+class PromptList(Sequence[str]):
     """A list of different prompts.
 
     Attributes:
@@ -80,7 +80,7 @@ class PromptSet:
         if both:
             raise InvalidInputError(f"{self.name}: train and held_out share {both}")
 
-    def split(self, split: str) -> Prompts:
+    def split(self, split: str) -> PromptList:
         """Returns one part, "train" or "held_out"."""
         texts = {"train": self.train, "held_out": self.held_out}
-        return Prompts(f"{self.name}:{split}", texts[split])
+        return PromptList(f"{self.name}:{split}", texts[split])

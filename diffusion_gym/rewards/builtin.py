@@ -21,9 +21,9 @@ from diffusion_gym.rewards.networks.open_clip import load_open_clip
 from diffusion_gym.rewards.networks.preprocessing import crop, pad
 from diffusion_gym.rewards.networks.weights import (
     find_file,
+    fingerprint,
     load_weights,
     model_version,
-    weights_hash,
 )
 from diffusion_gym.rewards.scene_alignment import SceneAlignment
 
@@ -61,7 +61,7 @@ def make_clip_score(
     """
     if architecture is not None:
         model = load_open_clip(architecture, pretrained, device, dtype)
-        version = model_version(model.weights_hash, dtype)
+        version = model_version(model.fingerprint, dtype)
         return ClipScore(model, version=version, batch_size=batch_size)
     if pretrained is not None:
         raise InvalidInputError(
@@ -94,7 +94,7 @@ def make_aesthetic(
     file = find_file("aesthetic", "head", head, "aesthetic-model.pth")
     layers = linear_head("aesthetic", file, load_weights("aesthetic", file), "layers.")
     model = load_clip(clip, device, dtype, fit=crop, reward="aesthetic", option="clip")
-    identity = f"{model.weights_hash}-{weights_hash(layers.state_dict())}"
+    identity = f"{model.fingerprint}-{fingerprint(layers.state_dict())}"
     return Aesthetic(model, layers, model_version(identity, dtype), batch_size)
 
 
@@ -121,7 +121,7 @@ def make_pickscore(
     return ClipScore(
         model,
         name="pickscore",
-        version=model_version(model.weights_hash, dtype),
+        version=model_version(model.fingerprint, dtype),
         scale=model.logit_scale,
         batch_size=batch_size,
     )
@@ -151,7 +151,7 @@ def make_imagereward(
 
     network = load_image_reward(file, device, dtype)
     words = BertTokenizer.from_pretrained(vocabulary.parent)
-    return ImageReward(network, words, model_version(network.weights_hash, dtype), batch_size)
+    return ImageReward(network, words, model_version(network.fingerprint, dtype), batch_size)
 
 
 def make_hpsv2(
@@ -179,7 +179,7 @@ def make_hpsv2(
         raise unknown_name("release of HPSv2", release, HPSV2_FILES)
     file = find_file("hpsv2", "pretrained", pretrained, HPSV2_FILES[release])
     model = load_open_clip(architecture, str(file), device, dtype, fit=pad, reward="hpsv2")
-    version = model_version(model.weights_hash, dtype)
+    version = model_version(model.fingerprint, dtype)
     return ClipScore(model, name="hpsv2", version=version, batch_size=batch_size)
 
 

@@ -1,13 +1,13 @@
 """The maths of one denoising step: a table of Gaussian transitions, read off a scheduler."""
 
 from diffusion_gym.schedules.base import DenoisingStep, Reduction, Schedule
-from diffusion_gym.schedules.ddim import DenoisingSchedule
+from diffusion_gym.schedules.ddim import DDIMSchedule
 from diffusion_gym.schedules.flow_sde import FlowSDESchedule
 from diffusion_gym.schedules.registry import SAMPLERS, make_schedule
 
 __all__ = [
     "SAMPLERS",
-    "DenoisingSchedule",
+    "DDIMSchedule",
     "DenoisingStep",
     "FlowSDESchedule",
     "Reduction",

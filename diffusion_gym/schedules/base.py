@@ -1,7 +1,7 @@
 """What the denoising steps of every sampler share: a table of Gaussian transitions.
 
 A step of a stochastic sampler is N(μ, σ² I) with a mean that is linear in the latent and the
-denoiser's output. Samplers differ in the coefficients only: `DenoisingSchedule` (DDIM) and
+denoiser's output. Samplers differ in the coefficients only: `DDIMSchedule` (DDIM) and
 `FlowSDESchedule` fill the table, everything that follows from it is here.
 """
 

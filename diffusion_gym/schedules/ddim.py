@@ -20,8 +20,6 @@ from torch import Tensor
 
 from diffusion_gym.errors import InvalidInputError
 from diffusion_gym.schedules.base import (
-    DenoisingStep,
-    Reduction,
     Schedule,
     check_noise_scale,
     stochastic_steps,
@@ -34,11 +32,9 @@ from diffusion_gym.schedules.diffusers_config import (
     supported_prediction,
 )
 
-__all__ = ["DenoisingSchedule", "DenoisingStep", "Reduction", "Schedule", "step_coefficients"]
-
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class DenoisingSchedule(Schedule):
+class DDIMSchedule(Schedule):
     """T steps of DDIM with noise, built with `from_scheduler`.
 
     Attributes:
@@ -58,7 +54,7 @@ class DenoisingSchedule(Schedule):
     @classmethod
     def from_scheduler(
         cls, scheduler: Any, num_inference_steps: int, eta: float = 1.0
-    ) -> "DenoisingSchedule":
+    ) -> "DDIMSchedule":
         """Reads a diffusers scheduler's configuration; the scheduler itself is left untouched.
 
         Args:

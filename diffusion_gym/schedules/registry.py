@@ -4,12 +4,12 @@ from typing import Any
 
 from diffusion_gym.errors import unknown_name
 from diffusion_gym.schedules.base import Schedule
-from diffusion_gym.schedules.ddim import DenoisingSchedule
+from diffusion_gym.schedules.ddim import DDIMSchedule
 from diffusion_gym.schedules.diffusers_config import check_sampler, fitting_sampler
 from diffusion_gym.schedules.flow_sde import FlowSDESchedule
 
 _SCHEDULES: dict[str, type[Schedule]] = {
-    schedule.sampler: schedule for schedule in (DenoisingSchedule, FlowSDESchedule)
+    schedule.sampler: schedule for schedule in (DDIMSchedule, FlowSDESchedule)
 }
 
 SAMPLERS: tuple[str, ...] = tuple(_SCHEDULES)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from diffusion_gym.errors import ModelLoadError
 from diffusion_gym.images import resize
 from diffusion_gym.rewards.networks.preprocessing import Fit, Preprocessing
-from diffusion_gym.rewards.networks.weights import find_file, weights_hash
+from diffusion_gym.rewards.networks.weights import find_file, fingerprint
 
 
 class Clip:
@@ -21,13 +21,13 @@ class Clip:
     Attributes:
         model: A ``transformers.CLIPModel``.
         logit_scale: What its training multiplied cosines by.
-        weights_hash: Tells its weights apart from others.
+        fingerprint: Tells its weights apart from others.
     """
 
     def __init__(self, model: Any, tokenizer: Any, preprocessing: Preprocessing) -> None:
         self.model = model
         self.logit_scale = model.logit_scale.exp().item()
-        self.weights_hash = weights_hash(model.state_dict())
+        self.fingerprint = fingerprint(model.state_dict())
         self._tokenizer = tokenizer
         self._preprocessing = preprocessing
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from diffusion_gym.errors import ModelLoadError
 from diffusion_gym.rewards.networks.linear_head import linear_head
-from diffusion_gym.rewards.networks.weights import load_weights, weights_hash
+from diffusion_gym.rewards.networks.weights import fingerprint, load_weights
 
 HEAD_WIDTH = 64
 """Width of one attention head in every BLIP; the weights' shapes do not tell it."""
@@ -42,15 +42,15 @@ class ImageRewardNetwork(nn.Module):
         vision: A ``transformers.BlipVisionModel``.
         text: A ``transformers.BlipTextModel`` with cross-attention.
         head: Layers from features [B, D] to numbers [B, 1], in float32.
-        weights_hash: Tells its weights apart from others.
+        fingerprint: Tells its weights apart from others.
     """
 
-    def __init__(self, vision: Any, text: Any, head: nn.Module, weights_hash: str) -> None:
+    def __init__(self, vision: Any, text: Any, head: nn.Module, fingerprint: str) -> None:
         super().__init__()
         self.vision = vision
         self.text = text
         self.head = head
-        self.weights_hash = weights_hash
+        self.fingerprint = fingerprint
         self.image_size: int = vision.config.image_size
         self.requires_grad_(False).eval()
 
@@ -121,7 +121,7 @@ def _load(file: Path) -> ImageRewardNetwork:
     except (ArithmeticError, LookupError, RuntimeError, ValueError) as error:
         # A weight that tells a size is missing, or sizes do not fit together.
         raise ModelLoadError(f"{file} holds no ImageReward network: {error}") from error
-    return ImageRewardNetwork(vision, text, head, weights_hash(weights))
+    return ImageRewardNetwork(vision, text, head, fingerprint(weights))
 
 
 def _vision(weights: Mapping[str, Tensor]) -> Any:

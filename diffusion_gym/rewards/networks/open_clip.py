@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from diffusion_gym.errors import InvalidInputError, ModelLoadError, unknown_name
 from diffusion_gym.rewards.networks.preprocessing import Fit, Preprocessing, crop, squash
-from diffusion_gym.rewards.networks.weights import weights_hash
+from diffusion_gym.rewards.networks.weights import fingerprint
 
 _FITS = {"shortest": crop, "squash": squash}
 
@@ -21,7 +21,7 @@ class OpenClip:
 
     Attributes:
         model: The model, as ``open_clip.create_model`` returns it.
-        weights_hash: Tells its weights and architecture apart from others.
+        fingerprint: Tells its weights and architecture apart from others.
     """
 
     def __init__(
@@ -29,12 +29,12 @@ class OpenClip:
         model: Any,
         tokenizer: Any,
         preprocessing: Preprocessing,
-        weights_hash: str,
+        fingerprint: str,
         device: str,
         dtype: torch.dtype,
     ) -> None:
         self.model = model.requires_grad_(False).eval().to(device, dtype)
-        self.weights_hash = weights_hash
+        self.fingerprint = fingerprint
         self._tokenizer = tokenizer
         self._preprocessing = preprocessing
         self._device = device
@@ -119,7 +119,7 @@ def _load(
             f"can also be a checkpoint's path): {error}"
         ) from error
     config = open_clip.get_model_preprocess_cfg(model)
-    identity = weights_hash(model.state_dict(), [open_clip.get_model_config(architecture), config])
+    identity = fingerprint(model.state_dict(), [open_clip.get_model_config(architecture), config])
     preprocessing = _preprocessing(architecture, config, fit)
     return OpenClip(model, tokenizer, preprocessing, identity, device, dtype)
 

@@ -97,7 +97,7 @@ def load_weights(reward: str, file: Path) -> dict[str, Tensor]:
         raise ModelLoadError(f"{reward} cannot read weights from {file}: {reason}") from error
 
 
-def weights_hash(weights: Mapping[str, Tensor], config: object = None) -> str:
+def fingerprint(weights: Mapping[str, Tensor], config: object = None) -> str:
     """Returns 12 hexadecimal digits that tell weights apart.
 
     They are of the tensors' names and shapes, and of `SAMPLE` numbers or more spread over each:
@@ -116,6 +116,6 @@ def weights_hash(weights: Mapping[str, Tensor], config: object = None) -> str:
     return digest.hexdigest()[:12]
 
 
-def model_version(weights_hash: str, dtype: str) -> str:
+def model_version(fingerprint: str, dtype: str) -> str:
     """Returns the version of a reward that is decided by weights and their precision."""
-    return f"1-{weights_hash}-{dtype}"
+    return f"1-{fingerprint}-{dtype}"

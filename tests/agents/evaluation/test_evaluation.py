@@ -12,9 +12,9 @@ from scipy import stats
 from small_agents import STEPS, make_agent, make_env
 
 from agents.evaluation.evaluation import Evaluation, evaluate, mean, paired_difference
-from agents.evaluation.image_metrics import Monitor
+from agents.evaluation.image_metrics import ImageMetrics
 from agents.ppo import DiffusionPPO
-from agents.runs.builders import load_evaluation, make_monitor, save_evaluation
+from agents.runs.builders import load_evaluation, make_image_metrics, save_evaluation
 from agents.runs.report import comparison, print_comparison
 from agents.runs.run_folder import RunFolder
 from agents.runs.settings import TrainSettings
@@ -22,7 +22,7 @@ from diffusion_gym.errors import InvalidInputError
 from diffusion_gym.models import PromptEmbedding
 from diffusion_gym.prompts import load_prompts
 from diffusion_gym.rewards import make_reward
-from diffusion_gym.schedules.ddim import DenoisingSchedule
+from diffusion_gym.schedules.ddim import DDIMSchedule
 
 SETTINGS = TrainSettings(reward="jpeg_compressibility")
 COUNTS = {"samples": 2, "prompts": 3, "seed": 1}
@@ -42,13 +42,13 @@ def env() -> Any:
 
 
 @pytest.fixture(scope="module")
-def monitor(env: Any) -> Monitor:
-    return make_monitor(SETTINGS, env)
+def monitor(env: Any) -> ImageMetrics:
+    return make_image_metrics(SETTINGS, env)
 
 
 @pytest.fixture(scope="module")
-def before(env: Any, monitor: Monitor) -> Evaluation:
-    return evaluate(make_agent().policy, env, **COUNTS, monitor=monitor)
+def before(env: Any, monitor: ImageMetrics) -> Evaluation:
+    return evaluate(make_agent().policy, env, **COUNTS, image_metrics=monitor)
 
 
 @pytest.fixture(scope="module")
@@ -59,12 +59,12 @@ def trained() -> DiffusionPPO:
 
 
 @pytest.fixture(scope="module")
-def after(env: Any, monitor: Monitor, trained: DiffusionPPO) -> Evaluation:
-    return evaluate(trained.policy, env, **COUNTS, monitor=monitor)
+def after(env: Any, monitor: ImageMetrics, trained: DiffusionPPO) -> Evaluation:
+    return evaluate(trained.policy, env, **COUNTS, image_metrics=monitor)
 
 
 def test_the_same_seed_draws_the_same_images_and_disturbs_nothing(
-    env: Any, monitor: Monitor, before: Evaluation
+    env: Any, monitor: ImageMetrics, before: Evaluation
 ) -> None:
     agent = make_agent()
     state = agent.policy.generator.get_state()
@@ -74,7 +74,7 @@ def test_the_same_seed_draws_the_same_images_and_disturbs_nothing(
     assert plain.rewards.shape == plain.terms["size_kb"].shape == (3, 2)
     np.testing.assert_array_equal(plain.images, before.images)
     np.testing.assert_array_equal(plain.rewards, before.rewards)
-    other = evaluate(agent.policy, env, samples=2, prompts=1, seed=2, monitor=monitor)
+    other = evaluate(agent.policy, env, samples=2, prompts=1, seed=2, image_metrics=monitor)
     assert (plain.images[:1] != other.images).any()
     assert (plain.images[:, 0] != plain.images[:, 1]).any()
     assert torch.equal(agent.policy.generator.get_state(), state)
@@ -102,18 +102,18 @@ def test_evaluation_draws_as_the_policy_acts(env: Any, after: Evaluation, traine
 @pytest.mark.parametrize(("lora_rank", "noisy_end"), [(None, True), (2, True), (None, False)])
 @torch.no_grad()
 def test_kl_to_base_by_hand(
-    env: Any, monitor: Monitor, lora_rank: int | None, noisy_end: bool
+    env: Any, monitor: ImageMetrics, lora_rank: int | None, noisy_end: bool
 ) -> None:
     agent = make_agent(policy_kwargs={"lora_rank": lora_rank})
     disturb(agent)
     base = env.unwrapped
     scheduler = DDIMScheduler.from_config(base.model.scheduler.config, set_alpha_to_one=True)
     if not noisy_end:  # the same timesteps, but the last step adds no noise
-        agent.policy.schedule = DenoisingSchedule.from_scheduler(scheduler, STEPS)
+        agent.policy.schedule = DDIMSchedule.from_scheduler(scheduler, STEPS)
     schedule = agent.policy.schedule
     noisy = [0, 1, 2] if noisy_end else [0, 1]
     assert schedule.stochastic.nonzero().flatten().tolist() == noisy
-    result = evaluate(agent.policy, env, samples=2, prompts=2, seed=1, monitor=monitor)
+    result = evaluate(agent.policy, env, samples=2, prompts=2, seed=1, image_metrics=monitor)
 
     denoiser = base.model.new_denoiser()
     agent.policy.generator.manual_seed(1)
@@ -133,11 +133,11 @@ def test_kl_to_base_by_hand(
     np.testing.assert_allclose(result.metrics["kl_to_base"], expected[[0, 2]], rtol=1e-3)
 
 
-def test_without_noise_there_is_no_divergence(monitor: Monitor) -> None:
+def test_without_noise_there_is_no_divergence(monitor: ImageMetrics) -> None:
     env = make_env(4, eta=0.0)
     agent = make_agent()
     agent.policy.schedule = env.unwrapped.schedule
-    result = evaluate(agent.policy, env, samples=2, prompts=1, seed=1, monitor=monitor)
+    result = evaluate(agent.policy, env, samples=2, prompts=1, seed=1, image_metrics=monitor)
     assert set(result.metrics) == {"diversity/clip", "diversity/structure"}
 
 
@@ -158,9 +158,9 @@ def test_other_rewards_score_the_very_same_images(before: Evaluation) -> None:
 
 
 def test_other_rewards_are_what_the_environment_would_have_given(
-    before: Evaluation, monitor: Monitor
+    before: Evaluation, monitor: ImageMetrics
 ) -> None:
-    scores, _ = Monitor([make_reward("jpeg_compressibility")], monitor.embed_images).scores(
+    scores, _ = ImageMetrics([make_reward("jpeg_compressibility")], monitor.embed_images).scores(
         before.images, before.prompts
     )
     np.testing.assert_array_equal(scores["jpeg_compressibility"], before.rewards)
@@ -169,7 +169,7 @@ def test_other_rewards_are_what_the_environment_would_have_given(
     np.testing.assert_allclose(before.other_rewards["clip_score"], clip.rewards, atol=5e-3)
 
 
-def test_diversity_of_a_collapsed_model_is_zero(before: Evaluation, monitor: Monitor) -> None:
+def test_diversity_of_a_collapsed_model_is_zero(before: Evaluation, monitor: ImageMetrics) -> None:
     assert all((before.metrics[f"diversity/{kind}"] > 0.01).all() for kind in ("clip", "structure"))
     collapsed = np.repeat(before.images[:, :1], 2, axis=1)
     for values in monitor.diversity(collapsed).values():
@@ -177,7 +177,7 @@ def test_diversity_of_a_collapsed_model_is_zero(before: Evaluation, monitor: Mon
     assert monitor.diversity(before.images[:, :1]) == {}
 
 
-def test_a_reward_that_cannot_read_the_prompts_is_left_out(monitor: Monitor) -> None:
+def test_a_reward_that_cannot_read_the_prompts_is_left_out(monitor: ImageMetrics) -> None:
     images = np.zeros((1, 2, 64, 64, 3), np.uint8)
     scores, left_out = monitor.scores(images, ["my neighbour's unicycle"])
     assert set(scores) == {"clip_score"}
@@ -187,7 +187,7 @@ def test_a_reward_that_cannot_read_the_prompts_is_left_out(monitor: Monitor) -> 
 
 def test_the_trained_reward_is_not_among_the_others(env: Any) -> None:
     def names(settings: TrainSettings, given: list[str] | None = None) -> list[str]:
-        return [reward.name for reward in make_monitor(settings, env, given).rewards]
+        return [reward.name for reward in make_image_metrics(settings, env, given).rewards]
 
     # The run's own reward, and the one that the environment scores in any case.
     assert names(TrainSettings()) == ["clip_score", "scene_alignment"]

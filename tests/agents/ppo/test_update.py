@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.ppo.update import clipped_surrogate, gaussian_kl
-from diffusion_gym.schedules.ddim import DenoisingStep
+from diffusion_gym.schedules import DenoisingStep
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from agents import cli, evaluate, sample, train
+from agents import evaluate, sample, train
+from agents.runs import cli
+from agents.runs.methods import SHAPINGS
 from agents.runs.recommended import EMBEDDED
 from agents.runs.run_folder import RunFolder
 from agents.runs.settings import TrainSettings
-from agents.runs.methods import SHAPINGS
 from diffusion_gym.errors import DiffusionGymError
 
 QUICK = (

@@ -9,9 +9,9 @@ import torch
 from small_agents import STEPS, make_agent, make_env, weights
 from stable_baselines3.common.logger import KVWriter, Logger
 
-from agents.ppo.buffer import credit_to_go
 from agents.common.checkpoint import save_checkpoint
 from agents.ppo import DiffusionPPO
+from agents.ppo.buffer import credit_to_go
 from diffusion_gym.errors import DiffusionGymError
 from diffusion_gym.wrappers import B2DiffuRLReward, CoCAReward, UniformCreditReward
 

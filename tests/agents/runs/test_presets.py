@@ -10,11 +10,11 @@ import pytest
 
 from agents import train
 from agents.ppo import DiffusionPPO
+from agents.runs.builders import make_env
+from agents.runs.methods import Course, shape_rewards
 from agents.runs.presets import FOLDER, preset_names
 from agents.runs.run_folder import RunFolder
 from agents.runs.settings import TrainSettings
-from agents.runs.methods import Course, shape_rewards
-from agents.runs.builders import make_env
 from diffusion_gym.errors import InvalidInputError
 from diffusion_gym.prompts import load_prompts
 from diffusion_gym.wrappers import CoCAReward
@@ -154,7 +154,7 @@ def test_ddpo_on_a_small_stable_diffusion_in_its_own_precision(
     (row,) = run.metrics()
     assert row["train/gradient_norm"] > 0
     agent = DiffusionPPO.load(run.agent_file)
-    assert (agent.statistics.buffer_size, agent.statistics.min_count) == (16, 2)
+    assert (agent.advantage_estimator.buffer_size, agent.advantage_estimator.min_count) == (16, 2)
     assert agent.policy.lora.rank == 4
     assert train.main(["--resume", str(folder)]) == 0
     assert run.settings == settings

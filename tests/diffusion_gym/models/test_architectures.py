@@ -12,7 +12,7 @@ from checkpoints import CONTEXT, Checkpoint, clip_tokenizer
 
 import diffusion_gym
 from diffusion_gym.errors import InvalidInputError, ModelLoadError
-from diffusion_gym.models import PromptEmbedding, load_model, predict_noise
+from diffusion_gym.models import PromptEmbedding, guided_prediction, load_model
 
 KINDS = ("sd1", "sd2", "sdxl", "sd3")
 PROMPTS = ["a cat", "two dogs, one of them green", "a dog " * 30]
@@ -156,7 +156,7 @@ def test_the_denoiser_reads_every_condition(model, guidance):
     embedding = model.encode(["a cat", "two dogs"])
 
     def predict(latents, timesteps, embedding):
-        return predict_noise(
+        return guided_prediction(
             denoiser,
             latents,
             timesteps,

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from diffusion_gym.errors import InvalidInputError
-from diffusion_gym.models import load_model, predict_noise
+from diffusion_gym.models import guided_prediction, load_model
 
 
 @pytest.fixture(scope="module")
@@ -36,11 +36,11 @@ def test_guidance_1_is_one_undoubled_pass(model, denoiser, inputs):
     latents, timesteps, embedding = inputs
     for null in (None, model.null_embedding):
         seen = batches_seen(
-            denoiser, lambda null=null: predict_noise(denoiser, *inputs, null_embedding=null)
+            denoiser, lambda null=null: guided_prediction(denoiser, *inputs, null_embedding=null)
         )
         assert seen == [3]
     expected = denoiser.network(latents, timesteps, embedding.tokens).sample
-    assert torch.equal(predict_noise(denoiser, *inputs), expected)
+    assert torch.equal(guided_prediction(denoiser, *inputs), expected)
 
 
 @pytest.mark.parametrize("guidance", [0.0, 0.5, 3.0, 7.5, -1.0])
@@ -48,7 +48,7 @@ def test_guidance_is_the_formula_on_two_separate_passes(model, denoiser, inputs,
     latents, timesteps, embedding = inputs
     null = model.null_embedding
     with torch.no_grad():
-        guided = predict_noise(
+        guided = guided_prediction(
             denoiser, *inputs, null_embedding=model.null_embedding, guidance=guidance
         )
         conditional = denoiser.network(latents, timesteps, embedding.tokens).sample
@@ -64,18 +64,20 @@ def test_guidance_is_the_formula_on_two_separate_passes(model, denoiser, inputs,
 def test_guidance_is_one_doubled_pass(model, denoiser, inputs):
     seen = batches_seen(
         denoiser,
-        lambda: predict_noise(denoiser, *inputs, null_embedding=model.null_embedding, guidance=2.0),
+        lambda: guided_prediction(
+            denoiser, *inputs, null_embedding=model.null_embedding, guidance=2.0
+        ),
     )
     assert seen == [6]
 
 
 def test_gradients_reach_the_denoiser(model, inputs):
     denoiser = model.new_denoiser().requires_grad_(True)
-    output = predict_noise(denoiser, *inputs, null_embedding=model.null_embedding, guidance=2.0)
+    output = guided_prediction(denoiser, *inputs, null_embedding=model.null_embedding, guidance=2.0)
     output.square().mean().backward()
     assert all(weight.grad is not None for weight in denoiser.parameters())
 
 
 def test_guidance_without_a_null_embedding(denoiser, inputs):
     with pytest.raises(InvalidInputError, match=r"guidance 2\.0 needs the null embedding; got"):
-        predict_noise(denoiser, *inputs, guidance=2.0)
+        guided_prediction(denoiser, *inputs, guidance=2.0)

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 
 from diffusion_gym.errors import InvalidInputError
-from diffusion_gym.schedules.ddim import DenoisingSchedule, step_coefficients
+from diffusion_gym.schedules.ddim import DDIMSchedule, step_coefficients
 from diffusion_gym.schedules.diffusers_config import DDIM_SCHEDULERS
 
 SHAPE = (3, 4, 5, 5)
@@ -39,7 +39,7 @@ def assert_close(actual, expected):
 
 def assert_matches_diffusers(scheduler, num_steps, eta=1.0):
     """Every step of the schedule is DDIMScheduler.step with the same noise."""
-    schedule = DenoisingSchedule.from_scheduler(scheduler, num_steps, eta)
+    schedule = DDIMSchedule.from_scheduler(scheduler, num_steps, eta)
     scheduler.set_timesteps(num_steps)
     assert schedule.timesteps.tolist() == scheduler.timesteps.tolist()
     generator = torch.Generator().manual_seed(num_steps)
@@ -87,12 +87,12 @@ def test_zero_terminal_snr(prediction):
 def test_the_scheduler_given_is_left_untouched():
     scheduler = ddim()
     scheduler.set_timesteps(7)
-    DenoisingSchedule.from_scheduler(scheduler, 10)
+    DDIMSchedule.from_scheduler(scheduler, 10)
     assert scheduler.num_inference_steps == 7
 
 
 def test_rows_may_be_at_different_steps():
-    schedule = DenoisingSchedule.from_scheduler(ddim(), 10)
+    schedule = DDIMSchedule.from_scheduler(ddim(), 10)
     latents, output = torch.randn(2, 10, 4, 5, 5)
     index = torch.randperm(10)
     together = schedule.transition(output, latents, index)
@@ -106,7 +106,7 @@ def test_rows_may_be_at_different_steps():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_everything_is_float32_whatever_comes_in(dtype):
-    schedule = DenoisingSchedule.from_scheduler(ddim(), 10)
+    schedule = DDIMSchedule.from_scheduler(ddim(), 10)
     latents, output = torch.randn(2, *SHAPE).to(dtype)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         step = schedule.transition(output, latents, 3)
@@ -127,13 +127,13 @@ def test_everything_is_float32_whatever_comes_in(dtype):
     ],
 )
 def test_deterministic_steps_are_marked(config, deterministic):
-    schedule = DenoisingSchedule.from_scheduler(ddim(**config), 10)
+    schedule = DDIMSchedule.from_scheduler(ddim(**config), 10)
     assert [i for i, noisy in enumerate(schedule.stochastic.tolist()) if not noisy] == deterministic
     assert torch.equal(schedule.stochastic, schedule.std > 0)
 
 
 def test_deterministic_steps_are_executed_but_have_no_log_prob():
-    schedule = DenoisingSchedule.from_scheduler(ddim(set_alpha_to_one=True), 10)
+    schedule = DDIMSchedule.from_scheduler(ddim(set_alpha_to_one=True), 10)
     latents, output = torch.randn(2, 2, 4, 5, 5)
     for index in (9, torch.tensor([0, 9])):
         step = schedule.transition(output, latents, index)
@@ -145,7 +145,7 @@ def test_deterministic_steps_are_executed_but_have_no_log_prob():
 
 
 def test_log_prob_is_the_gaussian_density():
-    schedule = DenoisingSchedule.from_scheduler(ddim(), 10)
+    schedule = DDIMSchedule.from_scheduler(ddim(), 10)
     latents, output, following = torch.randn(3, *SHAPE)
     step = schedule.transition(output, latents, torch.tensor([0, 4, 9]))
     density = torch.distributions.Normal(step.mean, step.std).log_prob(following)
@@ -157,7 +157,7 @@ def test_log_prob_is_the_gaussian_density():
 
 
 def test_log_prob_treats_the_sample_as_a_constant():
-    schedule = DenoisingSchedule.from_scheduler(ddim(), 10)
+    schedule = DDIMSchedule.from_scheduler(ddim(), 10)
     latents = torch.randn(SHAPE)
     output = torch.randn(SHAPE, requires_grad=True)
     step = schedule.transition(output, latents, 4)
@@ -166,7 +166,7 @@ def test_log_prob_treats_the_sample_as_a_constant():
 
 
 def test_sample_noise_sources():
-    schedule = DenoisingSchedule.from_scheduler(ddim(), 10)
+    schedule = DDIMSchedule.from_scheduler(ddim(), 10)
     step = schedule.transition(*torch.randn(2, *SHAPE), 0)
     noise = torch.randn(SHAPE, generator=torch.Generator().manual_seed(3))
     drawn = schedule.sample(step, generator=torch.Generator().manual_seed(3))
@@ -176,7 +176,7 @@ def test_sample_noise_sources():
 
 
 def test_index_of_timesteps():
-    schedule = DenoisingSchedule.from_scheduler(ddim(), 10)
+    schedule = DDIMSchedule.from_scheduler(ddim(), 10)
     assert schedule.index_of(901) == 0
     assert schedule.index_of(1.0) == 9
     column = schedule.timesteps.flip(0).float()[:, None]
@@ -189,8 +189,8 @@ def test_index_of_timesteps():
 @pytest.mark.parametrize("name", ["PNDMScheduler", "EulerDiscreteScheduler", "DDPMScheduler"])
 def test_schedulers_with_the_same_betas_are_converted(name):
     scheduler = getattr(diffusers, name).from_config(ddim().config)
-    converted = DenoisingSchedule.from_scheduler(scheduler, 10)
-    expected = DenoisingSchedule.from_scheduler(ddim(), 10)
+    converted = DDIMSchedule.from_scheduler(scheduler, 10)
+    expected = DDIMSchedule.from_scheduler(ddim(), 10)
     assert torch.equal(converted.timesteps, expected.timesteps)
     assert torch.equal(converted.std, expected.std)
     assert converted.clip_range is None
@@ -202,7 +202,7 @@ def test_every_supported_scheduler_exists_and_converts(name):
     if name == "LMSDiscreteScheduler":
         pytest.importorskip("scipy")
     scheduler = getattr(diffusers, name)()
-    assert DenoisingSchedule.from_scheduler(scheduler, 10).num_steps == 10
+    assert DDIMSchedule.from_scheduler(scheduler, 10).num_steps == 10
 
 
 @pytest.mark.parametrize(
@@ -225,31 +225,31 @@ def test_every_supported_scheduler_exists_and_converts(name):
 )
 def test_unsupported_schedulers(scheduler, message):
     with pytest.raises(InvalidInputError, match=message):
-        DenoisingSchedule.from_scheduler(scheduler, 10)
+        DDIMSchedule.from_scheduler(scheduler, 10)
 
 
 @pytest.mark.parametrize("num_steps", [0, -1, 1001, 10.0, "10", True, None])
 def test_impossible_numbers_of_steps(num_steps):
     with pytest.raises(InvalidInputError, match="an integer from 1 to 1000, got"):
-        DenoisingSchedule.from_scheduler(ddim(), num_steps)
+        DDIMSchedule.from_scheduler(ddim(), num_steps)
 
 
 def test_steps_that_fall_off_the_training_schedule():
     with pytest.raises(InvalidInputError, match="from 1000 to 1, expected 1000 falling ones"):
-        DenoisingSchedule.from_scheduler(ddim(), 1000)
+        DDIMSchedule.from_scheduler(ddim(), 1000)
     # Rounding in diffusers' trailing spacing makes one timestep too many for a few T.
     with pytest.raises(InvalidInputError, match="it makes 104 timesteps from 999 to -1"):
-        DenoisingSchedule.from_scheduler(ddim(timestep_spacing="trailing"), 103)
+        DDIMSchedule.from_scheduler(ddim(timestep_spacing="trailing"), 103)
 
 
 @pytest.mark.parametrize("eta", [-0.1, math.nan, math.inf, 20.0])
 def test_impossible_noise_scales(eta):
     with pytest.raises(InvalidInputError, match="expected eta"):
-        DenoisingSchedule.from_scheduler(ddim(), 10, eta)
+        DDIMSchedule.from_scheduler(ddim(), 10, eta)
 
 
 def test_bad_arguments_of_transition():
-    schedule = DenoisingSchedule.from_scheduler(ddim(), 10)
+    schedule = DDIMSchedule.from_scheduler(ddim(), 10)
     latents = torch.randn(SHAPE)
     with pytest.raises(InvalidInputError, match=r"\(3, 4, 5, 5\), got \(3, 4, 5\)"):
         schedule.transition(latents[..., 0], latents, 0)
@@ -264,7 +264,7 @@ def test_bad_arguments_of_transition():
 
 
 def test_to_moves_every_tensor_and_repr_tells_the_schedule():
-    schedule = DenoisingSchedule.from_scheduler(ddim(), 10)
+    schedule = DDIMSchedule.from_scheduler(ddim(), 10)
     moved = schedule.to("meta")
     assert moved.device.type == moved.std.device.type == moved.stochastic.device.type == "meta"
     assert moved.num_steps == 10
@@ -298,7 +298,7 @@ def test_a_step_keeps_the_noise_level(alpha, share, eta):
 def test_predictions_of_the_truth_recover_it(num_steps, prediction, spacing, eta, seed):
     """Whatever the denoiser predicts, telling it the truth gives x̂0 back, the same mean."""
     scheduler = ddim(prediction_type=prediction, timestep_spacing=spacing)
-    schedule = DenoisingSchedule.from_scheduler(scheduler, num_steps, eta)
+    schedule = DDIMSchedule.from_scheduler(scheduler, num_steps, eta)
     generator = torch.Generator().manual_seed(seed)
     clean, noise = torch.randn(2, 2, 4, 3, 3, generator=generator, dtype=torch.float64)
     index = torch.randint(num_steps, (2,), generator=generator)

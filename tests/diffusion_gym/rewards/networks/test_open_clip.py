@@ -60,7 +60,7 @@ def test_is_frozen_and_shared_while_used(open_clip_folder: Path) -> None:
     assert not network.model.training
     assert not any(parameter.requires_grad for parameter in network.model.parameters())
     half = load_open_clip(name, None, "cpu", "bfloat16")
-    assert half.weights_hash == network.weights_hash
+    assert half.fingerprint == network.fingerprint
     cosines = (half.embed_images(WIDE) * network.embed_images(WIDE)).sum(1)
     assert cosines.item() == pytest.approx(1.0, abs=0.01)
     assert cosines.item() != 1.0
@@ -72,13 +72,13 @@ def test_the_hash_tells_weights_and_configurations_apart(
     folder = tmp_path / "other"
     other = load_open_clip(
         configured(folder, open_clip_folder, resize_mode="squash"), None, "cpu"
-    ).weights_hash
+    ).fingerprint
     weights = load_file(open_clip_folder / "open_clip_model.safetensors")
     weights["visual.proj"] += 1e-3
     (folder / "open_clip_model.safetensors").unlink()
     save_file(weights, folder / "open_clip_model.safetensors")
-    changed = load_open_clip(f"local-dir:{folder}", None, "cpu").weights_hash
-    first = load_open_clip(f"local-dir:{open_clip_folder}", None, "cpu").weights_hash
+    changed = load_open_clip(f"local-dir:{folder}", None, "cpu").fingerprint
+    first = load_open_clip(f"local-dir:{open_clip_folder}", None, "cpu").fingerprint
     assert len({first, other, changed}) == 3
 
 

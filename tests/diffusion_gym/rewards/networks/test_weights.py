@@ -12,9 +12,9 @@ from diffusion_gym.rewards.networks.linear_head import linear_head
 from diffusion_gym.rewards.networks.weights import (
     check_batch_size,
     find_file,
+    fingerprint,
     is_hub_id,
     load_weights,
-    weights_hash,
 )
 
 WEIGHTS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(2.0)}
@@ -90,12 +90,12 @@ def test_the_hash_sees_names_numbers_shapes_and_configuration() -> None:
         {"a": WEIGHTS["a"] + 1e-6, "b": WEIGHTS["b"]},
         {"a": WEIGHTS["a"], "b": WEIGHTS["b"].half()},
     ]
-    hashes = {weights_hash(weights) for weights in variants} | {weights_hash(WEIGHTS, {"x": 1})}
+    hashes = {fingerprint(weights) for weights in variants} | {fingerprint(WEIGHTS, {"x": 1})}
     assert len(hashes) == 6
-    assert weights_hash(dict(reversed(WEIGHTS.items()))) == weights_hash(WEIGHTS)
+    assert fingerprint(dict(reversed(WEIGHTS.items()))) == fingerprint(WEIGHTS)
     assert all(len(value) == 12 for value in hashes)
     large = torch.zeros(3, 50_000)
-    assert weights_hash({"a": large}) != weights_hash({"a": large + 1e-3})
+    assert fingerprint({"a": large}) != fingerprint({"a": large + 1e-3})
 
 
 @pytest.mark.parametrize("size", [0, -1, 2.0, "8"])

@@ -6,7 +6,7 @@ import torch
 
 from diffusion_gym.errors import InvalidInputError
 from diffusion_gym.schedules.base import Schedule
-from diffusion_gym.schedules.ddim import DenoisingSchedule
+from diffusion_gym.schedules.ddim import DDIMSchedule
 from diffusion_gym.schedules.diffusers_config import SCHEDULERS_OF, SUPPORTED_SCHEDULERS
 from diffusion_gym.schedules.flow_sde import FlowSDESchedule
 from diffusion_gym.schedules.registry import SAMPLERS, make_schedule
@@ -18,7 +18,7 @@ FLOW = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
 @pytest.mark.parametrize("named", [True, False])
 @pytest.mark.parametrize(
     ("scheduler", "sampler", "kind", "eta"),
-    [(DDPM, "ddim", DenoisingSchedule, 1.0), (FLOW, "flow_sde", FlowSDESchedule, 0.7)],
+    [(DDPM, "ddim", DDIMSchedule, 1.0), (FLOW, "flow_sde", FlowSDESchedule, 0.7)],
 )
 def test_each_scheduler_has_its_sampler_and_published_noise(scheduler, sampler, kind, eta, named):
     schedule = make_schedule(scheduler, 10, sampler=sampler if named else None)
@@ -64,6 +64,6 @@ def test_samplers_that_do_not_fit(scheduler, sampler, message):
 
 def test_schedules_refuse_the_other_familys_schedulers_themselves():
     with pytest.raises(InvalidInputError, match="expected sampler='flow_sde'"):
-        DenoisingSchedule.from_scheduler(FLOW, 10)
+        DDIMSchedule.from_scheduler(FLOW, 10)
     with pytest.raises(InvalidInputError, match="expected sampler='ddim'"):
         FlowSDESchedule.from_scheduler(DDPM, 10)

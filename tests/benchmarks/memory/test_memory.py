@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.profiler import ProfilerActivity, profile
 
 from agents.policy.precision import Precision
-from benchmarks.memory import RESULTS, markdown, table_of
+from benchmarks.memory.__main__ import RESULTS, markdown, table_of
 from benchmarks.memory.estimate import (
     TRAININGS,
     Needs,

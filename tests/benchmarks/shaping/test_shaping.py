@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from benchmarks.shaping import report, statistics
+from benchmarks.shaping import report, seeds
 from benchmarks.shaping.__main__ import compare, publish
 from benchmarks.shaping.protocol import Budget
 from benchmarks.shaping.runs import Run, complete
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 TOY = Budget(
     images=20,
@@ -42,9 +42,7 @@ def test_every_method_gets_the_same_budget(finished):
         best = max(trials[:3], key=lambda trial: trial["reward"])
         assert trials[3]["learning_rate"] == best["learning_rate"]
         assert len({trial["clip_range"] for trial in trials}) == 2
-    sparse, b2 = (
-        statistics.of_method(results["runs"], "house_style", m)[0] for m in ("sparse", "b2")
-    )
+    sparse, b2 = (seeds.of_method(results["runs"], "house_style", m)[0] for m in ("sparse", "b2"))
     queries = [point["reward_queries"] for point in sparse["curve"]]
     assert queries == [point["reward_queries"] for point in b2["curve"]] == [0, 10, 20]
     spent = [point["denoiser_evaluations"] for point in sparse["curve"]]
@@ -87,15 +85,15 @@ def made_up(method, gains):
 def test_seeds_are_paired():
     baseline = made_up("sparse", [0.1, 0.2, 0.3])
     runs = made_up("b2", [0.2, 0.3, 0.4])
-    difference = statistics.advantage(runs, baseline)
+    difference = seeds.advantage(runs, baseline)
     assert difference.mean == pytest.approx(0.1)
     assert difference.high - difference.low < 1e-6  # the same on every seed
 
 
 def test_of_method_orders_by_seed():
     runs = made_up("sparse", [0.1, 0.2])[::-1] + made_up("b2", [0.3])
-    assert [run["seed"] for run in statistics.of_method(runs, "t", "sparse")] == [0, 1]
-    points, rewards = statistics.curves(statistics.of_method(runs, "t", "sparse"), "reward_queries")
+    assert [run["seed"] for run in seeds.of_method(runs, "t", "sparse")] == [0, 1]
+    points, rewards = seeds.curves(seeds.of_method(runs, "t", "sparse"), "reward_queries")
     assert points.tolist() == [0, 1, 2]
     assert rewards.shape == (2, 3)
 
@@ -107,7 +105,7 @@ def test_of_method_orders_by_seed():
 def test_spent_until_goes_along_the_curve(target, expected):
     spent = np.array([0.0, 100.0, 200.0])
     rewards = np.array([0.5, 0.6, 0.8])
-    assert statistics.spent_until(spent, rewards, target) == pytest.approx(expected)
+    assert seeds.spent_until(spent, rewards, target) == pytest.approx(expected)
 
 
 def test_the_readme_has_the_published_tables():

@@ -7,7 +7,7 @@ import pytest
 
 from diffusion_gym.emoji64.scenes import OBJECTS, parse
 from diffusion_gym.errors import InvalidInputError
-from diffusion_gym.prompts import Prompts, PromptSet, load_prompts, prompt_set_names
+from diffusion_gym.prompts import PromptList, PromptSet, load_prompts, prompt_set_names
 from diffusion_gym.prompts.b2_templates import ACTIVITIES
 
 
@@ -113,7 +113,7 @@ def test_the_hash_is_that_of_texts_and_order() -> None:
     expected = hashlib.sha256(b'["a cat", "a dog"]').hexdigest()
     assert prompts.content_hash == expected
     assert load_prompts(["a dog", "a cat"]).content_hash != expected
-    assert Prompts("other name", ("a cat", "a dog")).content_hash == expected
+    assert PromptList("other name", ("a cat", "a dog")).content_hash == expected
 
 
 @pytest.mark.parametrize(
