@@ -7,7 +7,12 @@ imported when one of the names below, or the environment, is first used.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from diffusion_gym.errors import DiffusionGymError, InvalidInputError, ModelLoadError
+from diffusion_gym.errors import (
+    DiffusionGymError,
+    InvalidInputError,
+    ModelLoadError,
+    UnknownKeywordError,
+)
 from diffusion_gym.registration import register_envs
 
 if TYPE_CHECKING:
@@ -16,6 +21,7 @@ if TYPE_CHECKING:
         DenoisingState,
         DiffusionT2IEnv,
         DiffusionT2IVectorEnv,
+        EnvConfig,
         FinishedEpisodes,
         check_vector_env,
         finished_episodes,
@@ -25,14 +31,16 @@ if TYPE_CHECKING:
     from diffusion_gym.prompts import load_prompts
     from diffusion_gym.reference import reference_policy
     from diffusion_gym.rewards import RewardResult, make_reward, register_reward, reward_names
-    from diffusion_gym.schedules import DDIMSchedule
+    from diffusion_gym.schedules import DDIMSchedule, FlowSDESchedule
 
 _LAZY = {
     "DDIMSchedule": "schedules",
     "DenoisingState": "envs",
     "DiffusionT2IEnv": "envs",
     "DiffusionT2IVectorEnv": "envs",
+    "EnvConfig": "envs",
     "FinishedEpisodes": "envs",
+    "FlowSDESchedule": "schedules",
     "RewardResult": "rewards",
     "check_vector_env": "envs",
     "finished_episodes": "envs",
@@ -52,10 +60,13 @@ __all__ = [
     "DiffusionGymError",
     "DiffusionT2IEnv",
     "DiffusionT2IVectorEnv",
+    "EnvConfig",
     "FinishedEpisodes",
+    "FlowSDESchedule",
     "InvalidInputError",
     "ModelLoadError",
     "RewardResult",
+    "UnknownKeywordError",
     "check_vector_env",
     "finished_episodes",
     "image_grid",

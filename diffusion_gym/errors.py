@@ -11,8 +11,29 @@ class InvalidInputError(DiffusionGymError, ValueError):
     """An argument has the wrong name, shape, type or value."""
 
 
+class UnknownKeywordError(InvalidInputError, TypeError):
+    """A keyword argument that there is not.
+
+    A TypeError as well, as Python's own functions raise: libraries that try a keyword, such as
+    TorchRL's ``frameskip``, look for that.
+    """
+
+
 class ModelLoadError(DiffusionGymError, RuntimeError):
     """Weights or configuration files are missing, damaged or of an unsupported kind."""
+
+
+def unknown_keyword(owner: str, name: str, known: Iterable[str]) -> UnknownKeywordError:
+    """Builds the error for a keyword argument that there is not, ready to be raised.
+
+    Args:
+        owner: What was called.
+        name: The keyword.
+        known: The keywords that there are; its message lists them.
+    """
+    return UnknownKeywordError(
+        f"{owner} got an unexpected keyword argument {name!r}; known: {', '.join(sorted(known))}"
+    )
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> InvalidInputError:

@@ -16,7 +16,16 @@ ROOT = Path(diffusion_gym.__file__).parents[1]
 ORDER = {
     "": ("diffusion_gym", "agents", "benchmarks"),
     "diffusion_gym": (
-        *("errors", "registration", "images", "emoji64", "schedules", "prompts", "models"),
+        *(
+            "errors",
+            "checks",
+            "registration",
+            "images",
+            "emoji64",
+            "schedules",
+            "prompts",
+            "models",
+        ),
         *("reference", "rewards", "envs", "wrappers"),
     ),
     "diffusion_gym.emoji64": ("folder", "scenes", "facts", "verifier"),
@@ -46,7 +55,9 @@ ORDER = {
     "diffusion_gym.wrappers": (
         *("hindsight", "adapter", "sparse", "uniform", "reward_history", "b2", "coca"),
     ),
-    "agents": (*("policy", "common", "ppo", "evaluation", "runs", "train", "sample", "evaluate"),),
+    "agents": (
+        *("files", "policy", "common", "ppo", "evaluation", "runs", "train", "sample", "evaluate"),
+    ),
     "agents.policy": ("optimizers", "precision", "lora", "unet_policy", "export", "model_spec"),
     "agents.common": ("advantages", "sb3_vec_env", "arguments", "checkpoint"),
     "agents.ppo": ("buffer", "rollout", "standardisation", "update", "ppo", "step_rewards"),
@@ -65,7 +76,7 @@ ORDER = {
         "__main__",
     ),
     "benchmarks.shaping": (
-        *("protocol", "statistics", "runs", "search", "results", "curves", "report", "__main__"),
+        *("protocol", "seeds", "runs", "search", "results", "curves", "report", "__main__"),
     ),
 }
 HEAVY = {"diffusers", "transformers"}

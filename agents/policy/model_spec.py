@@ -19,9 +19,9 @@ def model_spec(env: DiffusionT2IVectorEnv) -> ModelSpec:
         "name": env.model.name,
         "weights_hash": env.model.weights_hash,
         "dtype": str(env.model.dtype).removeprefix("torch."),
-        "model_options": dict(env.settings.model_options or {}),
+        "model_options": dict(env.config.model_options or {}),
         "num_inference_steps": env.schedule.num_steps,
-        "sampler": env.settings.sampler,
+        "sampler": env.config.sampler,
         "eta": env.schedule.eta,
     }
 

@@ -1,6 +1,7 @@
 """The environments: a batch of denoising episodes, and the single one as a view of it."""
 
 from diffusion_gym.envs.checker import check_vector_env
+from diffusion_gym.envs.config import EnvConfig
 from diffusion_gym.envs.env import DiffusionT2IEnv
 from diffusion_gym.envs.infos import FinishedEpisodes, finished_episodes
 from diffusion_gym.envs.state import DenoisingState
@@ -10,6 +11,7 @@ __all__ = [
     "DenoisingState",
     "DiffusionT2IEnv",
     "DiffusionT2IVectorEnv",
+    "EnvConfig",
     "FinishedEpisodes",
     "check_vector_env",
     "finished_episodes",

@@ -105,7 +105,7 @@ def _check_state(envs: Any, seed: int) -> None:
 def _check_single_envs(envs: Any, calls: list[tuple[Any, ...]], seed: int) -> None:
     """First and last row equal single environments seeded alike."""
     for row in sorted({0, envs.num_envs - 1}):
-        single = DiffusionT2IEnv(**dataclasses.asdict(envs.unwrapped.settings))
+        single = DiffusionT2IEnv(**dataclasses.asdict(envs.unwrapped.config))
         observation, _ = single.reset(seed=seed + row)
         for step, (expected, *_) in enumerate(calls[:-1]):
             _require(

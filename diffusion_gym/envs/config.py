@@ -1,79 +1,127 @@
-"""What an environment is about: a model, its schedule, prompts and a reward."""
+"""What an environment is made of, and the one place where that is loaded and defaults resolved."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from diffusion_gym.models import DiffusionModel, load_model
-from diffusion_gym.prompts import PromptList, load_prompts
+from diffusion_gym.checks import Checked, NotNegative
+from diffusion_gym.models import DiffusionModel, load_model, model_names
+from diffusion_gym.prompts import PromptList, load_prompts, prompt_set_names
 from diffusion_gym.rewards import RewardFunction, make_reward
-from diffusion_gym.schedules.base import Schedule
-from diffusion_gym.schedules.registry import make_schedule
+from diffusion_gym.schedules import Schedule, make_schedule
 
 
 @dataclasses.dataclass(frozen=True)
-class EnvConfig:
-    """The keyword arguments that single and vector environments share; None: the model's default.
+class EnvConfig(Checked):
+    """What a single environment, a vector environment and a training run have in common.
 
-    Attributes:
-        model: An embedded model's name, a diffusers folder, a .safetensors file, or a hub id.
-        prompts: A built-in set's name, a file, or a list of texts.
-        reward: A registered reward's name, or weights by name.
-        num_inference_steps: T.
-        sampler: Family of transitions: "ddim", or "flow_sde" for flow-matching models.
-        eta: Noise scale of the transitions.
-        device: "auto", or a torch device.
-        dtype: Precision of the frozen networks.
-        model_options: Further options of `diffusion_gym.models.load_model`, by name.
-        reward_options: Options of rewards: for each reward's name its options by name.
+    Where a default is None, the model has one of its own.
+
+    Raises:
+        UnknownKeywordError: By `from_options`: there is no such field.
+        InvalidInputError: A value is of another type or outside its range.
     """
 
     model: str = "emoji-64"
-    prompts: str | Sequence[str] | None = None
-    reward: str | Mapping[str, float] | None = None
-    num_inference_steps: int | None = None
-    sampler: str | None = None
-    eta: float | None = None
-    device: str = "auto"
-    dtype: str = "float32"
+    """Embedded model's name, diffusers folder, .safetensors file, or id on the model hub."""
+
     model_options: Mapping[str, Any] | None = None
-    reward_options: Mapping[str, Mapping[str, Any]] | None = None
+    """How the model is loaded, see `diffusion_gym.models.ModelOptions`, such as
+    '{"vae_dtype": "float32", "vae_slicing": true}'."""
+
+    prompts: str | Sequence[str] | None = None
+    """Built-in prompt set, a .txt, .json, .jsonl, .tsv or .csv file, or a list of texts."""
+
+    reward: str | Mapping[str, float] | None = None
+    """Registered reward, or weights by name, whose weighted sum is the reward."""
+
+    reward_options: Mapping[str, Any] | None = None
+    """Options of rewards by their names, such as '{"aesthetic": {"clip": "path/to/clip"}}'."""
+
+    num_inference_steps: int | None = None
+    """Denoising steps T."""
+
+    sampler: str | None = None
+    """Family of transitions: ddim, or flow_sde for flow-matching models."""
+
+    eta: NotNegative | None = None
+    """Noise scale of the transitions; by default the sampler's published one."""
+
+    device: str = "auto"
+    """Torch device."""
+
+    dtype: str = "float32"
+    """Precision of the frozen networks: float32, bfloat16 or float16; latents are float32."""
 
 
 @dataclasses.dataclass(frozen=True)
 class EnvParts:
-    """Loaded `EnvConfig`; the schedule is on the model's device."""
+    """A loaded `EnvConfig`.
 
+    Attributes:
+        config: The same with the model's defaults filled in; paths of models and prompt files are
+            absolute, so that it means the same in any folder.
+        model: The model.
+        prompts: What episodes draw from.
+        reward_function: What scores the decoded images.
+        schedule: The denoising steps, on the model's device.
+    """
+
+    config: EnvConfig
     model: DiffusionModel
     prompts: PromptList
     reward_function: RewardFunction
     schedule: Schedule
 
 
-def load_parts(settings: EnvConfig) -> EnvParts:
-    """Loads what the settings name.
+def load_parts(config: EnvConfig) -> EnvParts:
+    """Loads what a configuration names.
 
     Raises:
         InvalidInputError: For unknown names and options, and impossible numbers.
         ModelLoadError: If the model's or the reward's weights cannot be loaded.
     """
-    model = load_model(
-        settings.model,
-        device=settings.device,
-        dtype=settings.dtype,
-        **(settings.model_options or {}),
-    )
-    prompts = model.default_prompts if settings.prompts is None else settings.prompts
-    reward = model.default_reward if settings.reward is None else settings.reward
-    steps = settings.num_inference_steps
+    # 1. The model, whose defaults stand in for what is not named.
+    name = absolute(config.model, model_names())
+    options = config.model_options or {}
+    model = load_model(name, device=config.device, dtype=config.dtype, **options)
+    prompts = model.default_prompts if config.prompts is None else config.prompts
+    reward = model.default_reward if config.reward is None else config.reward
+    if isinstance(prompts, str):
+        prompts = absolute(prompts, prompt_set_names())
+    steps = config.num_inference_steps
     if steps is None:
         steps = model.default_num_inference_steps
-    schedule = make_schedule(model.scheduler, steps, sampler=settings.sampler, eta=settings.eta)
+
+    # 2. What depends on it.
+    schedule = make_schedule(model.scheduler, steps, sampler=config.sampler, eta=config.eta)
+    device = str(model.device)
     return EnvParts(
+        config=dataclasses.replace(
+            config,
+            model=name,
+            prompts=prompts,
+            reward=reward,
+            num_inference_steps=schedule.num_steps,
+            sampler=schedule.sampler,
+            eta=schedule.eta,
+        ),
         model=model,
         prompts=load_prompts(prompts),
-        reward_function=make_reward(
-            reward, device=str(model.device), options=settings.reward_options
-        ),
+        reward_function=make_reward(reward, device=device, options=config.reward_options),
         schedule=schedule.to(model.device),
     )
+
+
+def absolute(name: str, built_in: Collection[str]) -> str:
+    """The absolute path of a file or folder that is there; any other name as it is.
+
+    Args:
+        name: A name or a path; after a colon, the part of a prompt file.
+        built_in: Names that are never taken for paths.
+    """
+    source, colon, part = name.partition(":")
+    path = Path(source).expanduser()
+    found = source not in built_in and path.exists()
+    return f"{path.resolve()}{colon}{part}" if found else name

@@ -1,7 +1,5 @@
 """The single environment: a batch of one, in NumPy."""
 
-import dataclasses
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -9,11 +7,12 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from diffusion_gym.checks import takes
 from diffusion_gym.envs.config import EnvConfig
 from diffusion_gym.envs.infos import Infos, row_of
 from diffusion_gym.envs.state import DenoisingState
 from diffusion_gym.envs.vector_env import DiffusionT2IVectorEnv
-from diffusion_gym.errors import InvalidInputError, unknown_name
+from diffusion_gym.errors import InvalidInputError
 from diffusion_gym.images import Frame
 from diffusion_gym.models import DiffusionModel, PromptEmbedding
 from diffusion_gym.prompts import PromptList
@@ -29,47 +28,31 @@ VECTOR_ONLY = ("num_envs", "array_type", "autoreset_mode")
 class DiffusionT2IEnv(gymnasium.Env[SingleObservation, npt.NDArray[np.float32]]):
     """One text-to-image denoising episode at a time.
 
-    The keyword arguments are those of `DiffusionT2IVectorEnv`, whose batch of one does the work,
-    except ``num_envs``, ``array_type`` and ``autoreset_mode``.
+    A batch of one, of the vector environment, does the work.
+
+    Args:
+        render_mode: "rgb_array", or None.
+        **config: The fields of `EnvConfig`.
 
     Raises:
-        InvalidInputError: For unknown keywords or names, and impossible numbers.
+        UnknownKeywordError: For other keyword arguments.
+        InvalidInputError: For unknown names and impossible numbers.
         ModelLoadError: If the model's or the reward's weights cannot be loaded.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012 (gymnasium's)
 
-    def __init__(
-        self,
-        *,
-        model: str = "emoji-64",
-        prompts: str | Sequence[str] | None = None,
-        reward: str | Mapping[str, float] | None = None,
-        num_inference_steps: int | None = None,
-        sampler: str | None = None,
-        eta: float | None = None,
-        device: str = "auto",
-        dtype: str = "float32",
-        model_options: Mapping[str, Any] | None = None,
-        reward_options: Mapping[str, Mapping[str, Any]] | None = None,
-        render_mode: str | None = None,
-        **others: Any,
-    ) -> None:
-        _refuse(others)
+    @takes(EnvConfig)
+    def __init__(self, *, render_mode: str | None = None, **config: Any) -> None:
+        for name in VECTOR_ONLY:
+            if name in config:
+                raise InvalidInputError(
+                    f"{name!r} belongs to vector environments: expected "
+                    f"gymnasium.make_vec('DiffusionT2I-v0', {name}=…), got gymnasium.make(…)"
+                )
+        checked = EnvConfig.from_options(config, type(self).__name__)
         self._batch = DiffusionT2IVectorEnv(
-            1,
-            model=model,
-            prompts=prompts,
-            reward=reward,
-            num_inference_steps=num_inference_steps,
-            sampler=sampler,
-            eta=eta,
-            device=device,
-            dtype=dtype,
-            model_options=model_options,
-            reward_options=reward_options,
-            autoreset_mode="Disabled",
-            render_mode=render_mode,
+            1, autoreset_mode="Disabled", render_mode=render_mode, **vars(checked)
         )
         self.render_mode = render_mode
         self.observation_space = self._batch.single_observation_space
@@ -119,6 +102,11 @@ class DiffusionT2IEnv(gymnasium.Env[SingleObservation, npt.NDArray[np.float32]])
     def close(self) -> None:
         """Lets go of the model."""
         self._batch.close()
+
+    @property
+    def config(self) -> EnvConfig:
+        """What the environment is made of, with the model's defaults filled in."""
+        return self._batch.config
 
     @property
     def model(self) -> DiffusionModel:
@@ -186,14 +174,3 @@ class DiffusionT2IEnv(gymnasium.Env[SingleObservation, npt.NDArray[np.float32]])
 
 def _first(observation: dict[str, Any]) -> SingleObservation:
     return {key: values[0] for key, values in observation.items()}
-
-
-def _refuse(keywords: dict[str, Any]) -> None:
-    known = [*(field.name for field in dataclasses.fields(EnvConfig)), "render_mode"]
-    for name in keywords:
-        if name in VECTOR_ONLY:
-            raise InvalidInputError(
-                f"{name!r} belongs to vector environments: expected "
-                f"gymnasium.make_vec('DiffusionT2I-v0', {name}=…), got gymnasium.make(…)"
-            )
-        raise unknown_name("keyword argument", name, known)

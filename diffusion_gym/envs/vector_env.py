@@ -1,6 +1,6 @@
 """The vector environment: B denoising episodes as batched tensors on one device."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
@@ -11,6 +11,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
+from diffusion_gym.checks import takes
 from diffusion_gym.envs._episodes import EpisodeBatch, Rows
 from diffusion_gym.envs._forking import use_one_thread_after_fork
 from diffusion_gym.envs._prompt_table import PromptTable
@@ -29,7 +30,9 @@ from diffusion_gym.envs.infos import Infos, scatter, singles, to_numpy
 from diffusion_gym.envs.state import DenoisingState
 from diffusion_gym.images import Frame, to_uint8
 from diffusion_gym.models import DiffusionModel, PromptEmbedding
-from diffusion_gym.rewards import score
+from diffusion_gym.prompts import PromptList
+from diffusion_gym.rewards import RewardFunction, score
+from diffusion_gym.schedules import Schedule
 
 Observation = dict[str, Any]
 
@@ -52,44 +55,53 @@ class DiffusionT2IVectorEnv(VectorEnv[Observation, Any, Any]):
 
     Args:
         num_envs: B, the number of rows.
-        model: An embedded model's name, a diffusers folder, a .safetensors file, or a hub id.
-        prompts: A built-in set's name, a file, or a list of texts; None: the model's default.
-        reward: A registered reward's name, or weights by name; None: the model's default.
-        num_inference_steps: T; None: the model's default.
-        sampler: Family of transitions: "ddim", or "flow_sde" for flow-matching models; None: the
-            one that fits the model.
-        eta: Noise scale of the transitions; None: the sampler's published one.
-        device: "auto", or a torch device.
-        dtype: Precision of the frozen networks. Latents are always float32.
-        model_options: Further options of the model, by name: `diffusion_gym.models.ModelOptions`.
-        reward_options: Options of rewards: for each reward's name its options by name.
         array_type: "numpy", or "torch" to keep tensors on the device.
         autoreset_mode: "SameStep", or "Disabled" (then reset with ``options={"reset_mask"}``).
         render_mode: "rgb_array", or None.
+        **config: The fields of `EnvConfig`.
 
     Raises:
+        UnknownKeywordError: For other keyword arguments.
         InvalidInputError: For unknown names and impossible numbers.
         ModelLoadError: If the model's or the reward's weights cannot be loaded.
     """
 
+    config: EnvConfig
+    """What the environment is made of, with the model's defaults filled in."""
+
+    model: DiffusionModel
+    """Text encoder, decoder, and fresh denoisers for policies."""
+
+    device: torch.device
+    """Where latents live."""
+
+    prompts: PromptList
+    """The prompts that episodes draw from."""
+
+    reward_function: RewardFunction
+    """What scores the decoded images."""
+
+    schedule: Schedule
+    """The maths of a denoising step."""
+
+    images_scored: int
+    """Reward queries so far: images that were decoded and scored."""
+
+    oversized_actions: int
+    """Actions so far with an entry beyond the action space's bounds; they were executed."""
+
+    @takes(EnvConfig)
     def __init__(
         self,
         num_envs: int = 1,
         *,
-        model: str = "emoji-64",
-        prompts: str | Sequence[str] | None = None,
-        reward: str | Mapping[str, float] | None = None,
-        num_inference_steps: int | None = None,
-        sampler: str | None = None,
-        eta: float | None = None,
-        device: str = "auto",
-        dtype: str = "float32",
-        model_options: Mapping[str, Any] | None = None,
-        reward_options: Mapping[str, Mapping[str, Any]] | None = None,
         array_type: str = "numpy",
         autoreset_mode: str | AutoresetMode = "SameStep",
         render_mode: str | None = None,
+        **config: Any,
     ) -> None:
+        # 1. What was asked for, checked before anything is loaded.
+        checked = EnvConfig.from_options(config, type(self).__name__)
         self.num_envs = checked_num_envs(num_envs)
         self.autoreset_mode = checked_autoreset_mode(autoreset_mode)
         self.array_type = checked_name("array type", array_type, ARRAY_TYPES)
@@ -103,44 +115,33 @@ class DiffusionT2IVectorEnv(VectorEnv[Observation, Any, Any]):
         }
         use_one_thread_after_fork()
 
-        #: The arguments that a single environment of the same kind is made with.
-        self.settings = EnvConfig(
-            model=model,
-            prompts=prompts,
-            reward=reward,
-            num_inference_steps=num_inference_steps,
-            sampler=sampler,
-            eta=eta,
-            device=device,
-            dtype=dtype,
-            model_options=model_options,
-            reward_options=reward_options,
-        )
-        parts = load_parts(self.settings)
-        self.model: DiffusionModel = parts.model
+        # 2. The parts that it is made of.
+        parts = load_parts(checked)
+        self.config = parts.config
+        self.model = parts.model
         self.device = parts.model.device
         self.prompts = parts.prompts
         self.reward_function = parts.reward_function
         self.schedule = parts.schedule
 
+        # 3. Spaces.
         self.single_observation_space = observation_space(self.model, self.schedule)
         self.single_action_space = action_space(self.model)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._action_shape = (self.num_envs, *self.model.latent_shape)
 
-        #: Reward queries so far: images that were decoded and scored.
-        self.images_scored = 0
-        #: Actions so far with an entry beyond the action space's bounds; they were executed.
-        self.oversized_actions = 0
-
-        # An observation's timestep by step index; after the last step it is 0.
-        clean = self.schedule.timesteps.new_zeros(1)
-        self._timesteps = torch.cat([self.schedule.timesteps, clean]).float()
+        # 4. Prompts, encoded when they are met, or all of them now.
         self._table = PromptTable(self.prompts.texts, self.model)
         if self.model.options.free_text_encoders:
             self._table.encode_all()
             self.model.free_text_encoders()
+
+        # 5. Episodes, and what is counted of them.
+        clean = self.schedule.timesteps.new_zeros(1)  # the timestep once all steps are done
+        self._timesteps = torch.cat([self.schedule.timesteps, clean]).float()
+        self.images_scored = 0
+        self.oversized_actions = 0
         self._episodes = EpisodeBatch(
             self.num_envs,
             self.schedule.num_steps,

@@ -84,7 +84,9 @@ def test_it_reports_what_it_heads_for():
 
 def test_repr_names_the_guidance():
     env = gymnasium.make("DiffusionT2I-v0", num_inference_steps=T)
-    assert repr(reference_policy(env, 3.0)).startswith("ReferencePolicy(guidance=3.0, schedule=Den")
+    assert repr(reference_policy(env, 3.0)).startswith(
+        "ReferencePolicy(guidance=3.0, schedule=DDIM"
+    )
 
 
 def test_the_example_in_its_documentation_runs():

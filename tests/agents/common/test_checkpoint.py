@@ -33,7 +33,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(kind: dict[str, Any], tmp_pa
     assert torch.equal(weights(resumed), weights(whole))
     assert resumed.rounds == whole.rounds == 3
     assert resumed.policy.denoiser_evaluations == whole.policy.denoiser_evaluations
-    assert resumed.statistics.state_dict() == whole.statistics.state_dict()
+    assert resumed.advantage_estimator.state_dict() == whole.advantage_estimator.state_dict()
 
 
 def test_a_loaded_agent_predicts_without_an_environment(tmp_path: Path) -> None:

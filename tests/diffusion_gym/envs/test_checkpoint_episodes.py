@@ -42,7 +42,7 @@ def test_the_environment_keeps_its_promises(request, kind):
     check_vector_env(envs)
     observation, _ = envs.reset(seed=0)
     assert ("pooled_prompt_embedding" in observation) == (kind == "sdxl")
-    assert envs.unwrapped.settings.sampler is None
+    assert envs.unwrapped.config.sampler == envs.unwrapped.schedule.sampler
     assert type(envs.unwrapped.schedule).sampler == "ddim"
     envs.close()
 

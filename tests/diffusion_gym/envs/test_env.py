@@ -175,7 +175,9 @@ def test_vector_keywords_point_to_make_vec():
 
 
 def test_unknown_keywords_list_the_known_ones():
-    with pytest.raises(InvalidInputError, match="unknown keyword argument 'steps'; known: device"):
+    with pytest.raises(
+        InvalidInputError, match="unexpected keyword argument 'steps'; known: device"
+    ):
         make(steps=3)
 
 
