@@ -35,8 +35,8 @@ class BareLoop:
         self.optimizer = torch.optim.AdamW(self.unet.parameters(), learning_rate, weight_decay=1e-4)
         scheduler = self.model.scheduler
         scheduler.set_timesteps(T)
-        self.t = scheduler.timesteps
-        alphas = scheduler.alphas_cumprod
+        self.t: Tensor = scheduler.timesteps
+        alphas: Tensor = scheduler.alphas_cumprod
         previous = self.t - 1000 // T
         self.alpha = alphas[self.t].view(T, 1, 1, 1)
         after = torch.where(previous >= 0, alphas[previous], scheduler.final_alpha_cumprod)
@@ -47,7 +47,7 @@ class BareLoop:
 
     def mean(self, x: Tensor, i: Tensor, prompts: Tensor) -> Tensor:
         """Mean of one DDIM step (eta 1) with v-prediction, for step indices ``i`` of each row."""
-        v = self.unet(x, self.t[i], prompts, return_dict=False)[0]
+        v: Tensor = self.unet(x, self.t[i], prompts, return_dict=False)[0]
         a, b = self.alpha[i].sqrt(), (1 - self.alpha[i]).sqrt()
         clean, noise = a * x - b * v, a * v + b * x
         return self.after[i].sqrt() * clean + self.direction[i] * noise

@@ -1,4 +1,4 @@
-"""Trains the embedded model: ``python -m benchmarks.emoji64 --out runs/emoji64``."""
+"""Trains the embedded model: ``python -m benchmarks.emoji64``, into ``runs/emoji64``."""
 
 import argparse
 from dataclasses import replace
@@ -23,11 +23,11 @@ from diffusion_gym.models.loading import resolve_device
 EXAMPLES = """\
 examples:
   everything at full scale on one GPU, within 20 minutes:
-    python -m benchmarks.emoji64 --out runs/emoji64
+    python -m benchmarks.emoji64
   only a denoiser, on the embedded model's autoencoder and CLIP:
-    python -m benchmarks.emoji64 --out runs/emoji64 --stages denoiser
+    python -m benchmarks.emoji64 --stages denoiser
   the embedded model's own denoiser (80 minutes on two CPU cores):
-    python -m benchmarks.emoji64 --out runs/emoji64 --stages denoiser --device cpu --true-captions
+    python -m benchmarks.emoji64 --stages denoiser --device cpu --true-captions
 """
 
 
@@ -38,7 +38,12 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder for the networks")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/emoji64"),
+        help="folder for the networks (default: runs/emoji64)",
+    )
     parser.add_argument(
         "--stages", nargs="+", choices=STAGES, default=STAGES, help="what to train (default: all)"
     )

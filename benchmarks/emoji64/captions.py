@@ -11,6 +11,7 @@ trained with one set of ids fit no other.
 """
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -41,7 +42,9 @@ def load_tokenizer() -> CLIPTokenizer:
 
 
 def _read_vocabulary() -> dict[str, int]:
-    return json.loads((TOKENIZER_FOLDER / "vocab.json").read_text(encoding="utf-8"))
+    text = (TOKENIZER_FOLDER / "vocab.json").read_text(encoding="utf-8")
+    vocabulary: dict[str, int] = json.loads(text)
+    return vocabulary
 
 
 VOCABULARY: dict[str, int] = _read_vocabulary()
@@ -78,7 +81,7 @@ class CaptionIds:
         self._on = self._table(["on"])
         self._background = self._table(["background"])
 
-    def _table(self, texts) -> Tensor:
+    def _table(self, texts: Iterable[str]) -> Tensor:
         """One row of ids per text, filled with `_ABSENT` to a common width."""
         rows = [word_ids(text) for text in texts]
         width = max(len(row) for row in rows)

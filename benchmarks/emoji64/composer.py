@@ -1,12 +1,11 @@
 """Renders batches of scenes: sprites on a plain background."""
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.emoji64.scenes import MAX_SPRITES, SceneBatch
-from benchmarks.emoji64.sprites import load_atlas
+from benchmarks.emoji64.sprites import Atlas, load_atlas
 from diffusion_gym.emoji64.scenes import BACKGROUNDS
 
 IMAGE_SIZE = 64
@@ -16,7 +15,7 @@ OVERSAMPLING = 2
 class Composer:
     """Draws scenes with the sprites of an atlas."""
 
-    def __init__(self, atlas: np.ndarray | None = None, device: torch.device | str = "cpu") -> None:
+    def __init__(self, atlas: Atlas | None = None, device: torch.device | str = "cpu") -> None:
         """Takes the sprites to the device.
 
         Args:

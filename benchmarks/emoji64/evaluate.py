@@ -2,7 +2,8 @@
 
 Run: ``python -m benchmarks.emoji64.evaluate [--model emoji-64] [--prompts 256]``
 
-It prints tables and writes figures.json, samples.png and samples.txt.
+It prints tables and writes figures.json, samples.png and samples.txt to
+``runs/emoji64-evaluation``, or with ``--publish`` over the ones in ``benchmarks/emoji64/results``.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias, Union
 
 import torch
 from PIL import Image
@@ -64,6 +66,12 @@ SPEED_BATCH = 64
 SPEED_REPEATS = 7
 PICTURES_PER_KIND = 8
 PICTURES_PER_ROW = 16
+
+RESULTS = Path(__file__).parent / "results"
+"""The figures and samples of the embedded model that are kept beside its recipe."""
+
+FigureTree: TypeAlias = Mapping[str, Union[int, float, str, "FigureTree"]]
+"""Figures by name, in groups of any depth."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +162,8 @@ def measure_speed(sampler: Sampler) -> dict[str, float]:
     embedding = model.encode(["a cat"] * SPEED_BATCH)
 
     def forward() -> Tensor:
-        return denoiser(latents, timesteps, embedding)
+        output: Tensor = denoiser(latents, timesteps, embedding)
+        return output
 
     with torch.no_grad():
         forward_time = _milliseconds(forward, model.device)
@@ -200,7 +209,7 @@ def write_samples(sampler: Sampler, scenes: SceneBatch, out: Path) -> None:
     (out / "samples.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def evaluate(model_name: str, prompts: int, judge: Path, out: Path, device: str) -> dict:
+def evaluate(model_name: str, prompts: int, judge: Path, out: Path, device: str) -> FigureTree:
     """Measures everything and writes it to a folder.
 
     Args:
@@ -213,6 +222,8 @@ def evaluate(model_name: str, prompts: int, judge: Path, out: Path, device: str)
     Returns:
         The figures.
     """
+    # Everything is loaded, and the number of prompts checked, before the folder is made: a mistake
+    # leaves nothing behind.
     model = load_model(model_name, device=device)
     sampler = Sampler(model, model.new_denoiser())
     judges = Judges.load(judge, model.device)
@@ -221,7 +232,8 @@ def evaluate(model_name: str, prompts: int, judge: Path, out: Path, device: str)
     generator = torch.Generator(model.device).manual_seed(1234)
     scenes = balanced_scenes(prompts, model.device, generator)
     out.mkdir(parents=True, exist_ok=True)
-    figures = {
+    # One generator goes through these in turn: another order gives other figures.
+    figures: FigureTree = {
         "model": model_name,
         "weights": model.weights_hash,
         "denoiser parameters": _parameters(sampler.denoiser),
@@ -254,23 +266,28 @@ def _machine(device: torch.device) -> str:
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
 
 
-def rounded(value):
-    """The same nested figures with four digits after the point."""
-    if isinstance(value, Mapping):
-        return {key: rounded(item) for key, item in value.items()}
-    return round(value, 4) if isinstance(value, float) else value
+def rounded(figures: FigureTree) -> FigureTree:
+    """The same figures with four digits after the point."""
+
+    def rounded_item(item: int | float | str | FigureTree) -> int | float | str | FigureTree:
+        if isinstance(item, Mapping):
+            return rounded(item)
+        return round(item, 4) if isinstance(item, float) else item
+
+    return {name: rounded_item(item) for name, item in figures.items()}
 
 
-def print_figures(figures: Mapping, console: Console) -> None:
+def print_figures(figures: FigureTree, console: Console) -> None:
     """Prints every group of figures as a table."""
     for name, group in figures.items():
         if not isinstance(group, Mapping):
             continue
-        is_nested = all(isinstance(item, Mapping) for item in group.values())
-        console.print(_wide_table(name, group) if is_nested else _tall_table(name, group))
+        # A group holds either figures alone, or one group of them per setting.
+        settings = {key: item for key, item in group.items() if isinstance(item, Mapping)}
+        console.print(_wide_table(name, settings) if settings else _tall_table(name, group))
 
 
-def _wide_table(name: str, group: Mapping[str, Mapping[str, float]]) -> Table:
+def _wide_table(name: str, group: Mapping[str, FigureTree]) -> Table:
     """One column per setting, one row per figure."""
     # Without padding the seven settings of the alignment fit a terminal of 80 columns.
     table = Table(title=name, title_justify="left", box=box.SIMPLE_HEAD, padding=0, show_edge=False)
@@ -282,7 +299,7 @@ def _wide_table(name: str, group: Mapping[str, Mapping[str, float]]) -> Table:
     return table
 
 
-def _tall_table(name: str, group: Mapping[str, float]) -> Table:
+def _tall_table(name: str, group: FigureTree) -> Table:
     """One row per figure."""
     table = Table("", "", title=name, title_justify="left", box=box.SIMPLE_HEAD, show_header=False)
     for key, value in group.items():
@@ -290,8 +307,7 @@ def _tall_table(name: str, group: Mapping[str, float]) -> Table:
     return table
 
 
-def main() -> None:
-    """Command line."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.emoji64.evaluate",
         description="Measure a text-to-image model of the emoji scenes.",
@@ -305,10 +321,25 @@ def main() -> None:
         default=emoji64_folder(),
         help="folder whose clip/ and verifier/ score the pictures",
     )
-    parser.add_argument(
+    destination = parser.add_mutually_exclusive_group()
+    destination.add_argument(
         "--out", type=Path, default=Path("runs/emoji64-evaluation"), help="folder to write to"
     )
+    destination.add_argument(
+        "--publish",
+        dest="out",
+        action="store_const",
+        const=RESULTS,
+        default=argparse.SUPPRESS,  # that of --out holds
+        help="replace the figures and samples in benchmarks/emoji64/results",
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    return parser
+
+
+def main() -> None:
+    """Command line."""
+    parser = _parser()
     arguments = parser.parse_args()
     disable_progress_bar()
     try:

@@ -13,12 +13,16 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderTiny, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import save_file
-from torch import nn
 from transformers import CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTextModel
 
 from benchmarks.emoji64.captions import TOKENIZER_FOLDER, load_tokenizer
 from benchmarks.emoji64.composer import IMAGE_SIZE
-from benchmarks.emoji64.networks import VERIFIER_ARCHITECTURE, frozen, new_scheduler
+from benchmarks.emoji64.networks import (
+    VERIFIER_ARCHITECTURE,
+    Network,
+    frozen,
+    new_scheduler,
+)
 from diffusion_gym.emoji64.scenes import BACKGROUNDS, OBJECTS, RELATIONS, STYLES
 from diffusion_gym.emoji64.verifier import SceneVerifier
 
@@ -26,7 +30,7 @@ PIPELINE, CLIP, VERIFIER = "pipeline", "clip", "verifier"
 AUTOENCODER = f"{PIPELINE}/vae"
 
 
-def _half(network: nn.Module) -> nn.Module:
+def _half(network: Network) -> Network:
     """A copy in half precision on the CPU, in the memory layout that files want."""
     return copy.deepcopy(network).cpu().half().to(memory_format=torch.contiguous_format)
 

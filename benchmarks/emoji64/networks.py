@@ -1,10 +1,10 @@
 """The architectures: autoencoder, CLIP, verifier and denoiser, with fresh weights."""
 
 from collections.abc import Sequence
+from typing import TypedDict, TypeVar
 
-import torch
 from diffusers import AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPConfig, CLIPModel
 
@@ -19,7 +19,24 @@ TEXT_WIDTH = 128
 CHANNELS = (64, 128)
 CHANNELS_PER_HEAD = 32
 
-VERIFIER_ARCHITECTURE = {
+Network = TypeVar("Network", bound=nn.Module)
+
+
+class VerifierArchitecture(TypedDict):
+    """The arguments of `SceneVerifier`, as they are written beside its weights."""
+
+    classes: int
+    styles: int
+    backgrounds: int
+    widths: list[int]
+    blocks: list[int]
+    threshold: float
+    nms: int
+    min_class_prob: float
+    relation_margin: float
+
+
+VERIFIER_ARCHITECTURE: VerifierArchitecture = {
     "classes": len(OBJECTS),
     "styles": len(STYLES),
     "backgrounds": len(BACKGROUNDS),
@@ -131,9 +148,10 @@ def image_features(clip: CLIPModel, images: Tensor) -> Tensor:
 
 def text_states(clip: CLIPModel, ids: Tensor) -> Tensor:
     """What the denoiser attends to: the text tower's states, ``[B, 24, 128]``."""
-    return clip.text_model(input_ids=ids).last_hidden_state
+    states: Tensor = clip.text_model(input_ids=ids).last_hidden_state
+    return states
 
 
-def frozen(network: torch.nn.Module) -> torch.nn.Module:
+def frozen(network: Network) -> Network:
     """The same network, for inference only."""
     return network.eval().requires_grad_(False)

@@ -3,19 +3,26 @@
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from diffusers import AutoencoderTiny
-from torch import nn
 from transformers import CLIPModel
 
 from benchmarks.emoji64 import export
 from benchmarks.emoji64.composer import Composer
-from benchmarks.emoji64.evaluate import Judges, balanced_scenes, measure_alignment, rounded
+from benchmarks.emoji64.evaluate import (
+    FigureTree,
+    Judges,
+    balanced_scenes,
+    measure_alignment,
+    rounded,
+)
 from benchmarks.emoji64.measures import measure_autoencoder, measure_clip, measure_verifier
+from benchmarks.emoji64.networks import Network
 from benchmarks.emoji64.pictures import Pictures, make_pictures
 from benchmarks.emoji64.sampler import Sampler
 from benchmarks.emoji64.sprites import load_atlas, render_atlas
@@ -23,11 +30,13 @@ from benchmarks.emoji64.train_autoencoder import AutoencoderSettings, train_auto
 from benchmarks.emoji64.train_clip import ClipSettings, train_clip
 from benchmarks.emoji64.train_denoiser import DenoiserSettings, train_denoiser
 from benchmarks.emoji64.train_verifier import VerifierSettings, train_verifier
-from benchmarks.emoji64.training import Machine, TrainingReport
+from benchmarks.emoji64.training import Machine, StageSettings, TrainingReport
 from diffusion_gym.errors import InvalidInputError, unknown_name
 from diffusion_gym.models import load_model
 
 STAGES = ("autoencoder", "clip", "verifier", "denoiser")
+
+Settings = TypeVar("Settings", bound=StageSettings)
 
 
 @dataclass(frozen=True)
@@ -83,16 +92,20 @@ def cpu_recipe() -> Recipe:
 
 def toy_recipe() -> Recipe:
     """Two steps per stage on a handful of scenes: it shows that everything fits together."""
-    few = {"seconds": 60.0, "batch_size": 4, "max_steps": 2}
     return Recipe(
         grid_pictures=16,
         free_pictures=8,
         measured=32,
-        autoencoder=AutoencoderSettings(**few),
-        clip=ClipSettings(**few),
-        verifier=VerifierSettings(**few),
-        denoiser=DenoiserSettings(**few, scenes=16, channels=(32, 64)),
+        autoencoder=_two_steps(AutoencoderSettings()),
+        clip=_two_steps(ClipSettings()),
+        verifier=_two_steps(VerifierSettings()),
+        denoiser=_two_steps(DenoiserSettings(scenes=16, channels=(32, 64))),
     )
+
+
+def _two_steps(settings: Settings) -> Settings:
+    """The same settings, but for two steps of four samples."""
+    return replace(settings, seconds=60.0, batch_size=4, max_steps=2)
 
 
 class Workshop:
@@ -113,13 +126,14 @@ class Workshop:
         self.out = out
         self.recipe = recipe
         self.machine = replace(machine, deadline=time.monotonic() + 60 * recipe.minutes)
-        self.figures: dict[str, dict] = {}
+        self.figures: dict[str, FigureTree] = {}
         self._stage1 = stage1
         atlas = load_atlas() if icons is None else render_atlas(icons)
         self.composer = Composer(atlas, machine.device)
         self._generator = torch.Generator(machine.device).manual_seed(4321)
         self._pictures: Pictures | None = None
-        self._trained: dict[str, nn.Module] = {}
+        # Each under its stage's name; `_network` gives them out with their types.
+        self._trained: dict[str, Any] = {}
 
     def run(self, stages: Sequence[str]) -> None:
         """Runs the named stages, in the recipe's order whatever the order of the names.
@@ -160,13 +174,14 @@ class Workshop:
     def _clip(self) -> CLIPModel:
         return self._network("clip", export.load_clip)
 
-    def _network(self, name: str, load):
+    def _network(self, name: str, load: Callable[[Path], Network]) -> Network:
         """A network trained in this run, else the one of the given stage-1 folder."""
         if name not in self._trained:
             self._trained[name] = self.machine.place(load(self._stage1))
-        return self._trained[name]
+        network: Network = self._trained[name]
+        return network
 
-    def _record(self, stage: str, report: TrainingReport, measured: dict) -> None:
+    def _record(self, stage: str, report: TrainingReport, measured: FigureTree) -> None:
         self.figures[stage] = rounded({"training": report.as_figures(), "measured": measured})
         text = json.dumps(self.figures, indent=1) + "\n"
         (self.out / "training.json").write_text(text, encoding="utf-8")

@@ -4,8 +4,9 @@ A scene of the grammar (`diffusion_gym.emoji64.scenes`) holds what a caption sta
 holds whole pictures, thousands of them on one device, and which of their facts are stated.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -80,7 +81,8 @@ class SceneBatch:
         ]
 
 
-def _to_scene(facts: dict, complete: bool) -> Scene:
+def _to_scene(facts: Mapping[str, Any], complete: bool) -> Scene:
+    """The scene of one row of a batch, given as numbers and lists by the names of its fields."""
     kind = KINDS[facts["kind"]]
     stated = tuple(
         StatedObject(index, STYLES[style] if complete or says else None)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from benchmarks.emoji64.icons import ICON_SETS, all_icons
@@ -32,6 +33,9 @@ VISIBLE_ALPHA = 8
 
 IconSet = Mapping[str, Any]
 """The parsed ``icons.json`` of one iconify package."""
+
+Atlas = npt.NDArray[np.uint8]
+"""Sprites of all styles and objects, RGBA with straight alpha, ``[styles, objects, 64, 64, 4]``."""
 
 
 def read_icon_sets(folder: Path) -> list[IconSet]:
@@ -90,7 +94,7 @@ def centre_content(picture: Image.Image) -> Image.Image:
     return sprite
 
 
-def render_sprites(icon_sets: Sequence[IconSet], icons: Sequence[str]) -> np.ndarray:
+def render_sprites(icon_sets: Sequence[IconSet], icons: Sequence[str]) -> Atlas:
     """Renders every icon from every set.
 
     Args:
@@ -113,12 +117,12 @@ def render_sprites(icon_sets: Sequence[IconSet], icons: Sequence[str]) -> np.nda
     return atlas
 
 
-def render_atlas(folder: Path) -> np.ndarray:
+def render_atlas(folder: Path) -> Atlas:
     """Renders every object in every style from the icon sets of a folder."""
     return render_sprites(read_icon_sets(folder), all_icons())
 
 
-def save_atlas(atlas: np.ndarray, file: Path) -> None:
+def save_atlas(atlas: Atlas, file: Path) -> None:
     """Writes an atlas with the names and kinds of its objects."""
     np.savez_compressed(
         file,
@@ -128,7 +132,7 @@ def save_atlas(atlas: np.ndarray, file: Path) -> None:
     )
 
 
-def load_atlas(file: Path = ATLAS_FILE) -> np.ndarray:
+def load_atlas(file: Path = ATLAS_FILE) -> Atlas:
     """Reads an atlas.
 
     Returns:
@@ -138,7 +142,8 @@ def load_atlas(file: Path = ATLAS_FILE) -> np.ndarray:
         InvalidInputError: Its objects or styles are not those of the scenes.
     """
     with np.load(file) as content:
-        names, atlas = [str(name) for name in content["names"]], content["atlas"]
+        names = [str(name) for name in content["names"]]
+        atlas: Atlas = content["atlas"]
     expected = [item.name for item in OBJECTS]
     if names != expected or len(atlas) != len(STYLES):
         raise InvalidInputError(

@@ -132,8 +132,8 @@ class WeightAverage:
         self.network = frozen(copy.deepcopy(network))
         self._decay = decay
         self._interval = interval
-        self._averages = list(self.network.parameters())
-        self._sources = list(network.parameters())
+        self._averages: list[Tensor] = list(self.network.parameters())
+        self._sources: list[Tensor] = list(network.parameters())
 
     @torch.no_grad()
     def update(self, step: int) -> None:
@@ -159,7 +159,7 @@ def start_from(denoiser: UNet2DConditionModel, folder: Path) -> None:
     denoiser.load_state_dict({**own, **fitting})
 
 
-def _attention_kernel(machine: Machine) -> AbstractContextManager:
+def _attention_kernel(machine: Machine) -> AbstractContextManager[object]:
     """The kernel that is fastest for sequences of 16 to 64; cuDNN's takes twice as long there."""
     if not machine.is_gpu:
         return nullcontext()
@@ -174,6 +174,7 @@ def train_denoiser(
     machine: Machine,
 ) -> tuple[UNet2DConditionModel, TrainingReport]:
     """Trains a denoiser on freshly encoded scenes; the averaged weights are returned."""
+    # What the networks before it make of scenes does not change, so it is computed once.
     data = encode_scenes(composer, autoencoder, clip, settings, machine)
     number, batch = len(data), settings.batch_size
     alpha_bars = new_scheduler().alphas_cumprod.to(machine.device)

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.emoji64.networks import Network
+
 LossFunction = Callable[[], Mapping[str, Tensor]]
 """Draws a batch and returns its scalars; the one named "loss" is minimised."""
 
@@ -58,9 +60,9 @@ class Machine:
         """The function or network, compiled where that is wanted."""
         return torch.compile(function) if self.compile else function
 
-    def place(self, network: nn.Module) -> nn.Module:
+    def place(self, network: Network) -> Network:
         """Moves a network here, with convolutions in the faster channels-last layout."""
-        return network.to(device=self.device, memory_format=torch.channels_last)
+        return network.to(self.device).to(memory_format=torch.channels_last)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +140,7 @@ def train(
         after_step: Called with the number of steps done so far.
     """
     optimizer = _new_optimizer(network, settings, machine)
+    # On a GPU, compiling and capturing are over before the clock starts.
     step = _capture(loss_function, optimizer, network, machine)
     # Reading the clock waits for the GPU, so it is read only now and then there.
     steps_per_check = 10 if machine.is_gpu else 1
@@ -146,6 +149,8 @@ def train(
     seconds = min(settings.seconds, machine.deadline - start)
     last_line, progress = start, 0.0
     while progress < 1:
+        # The rate follows the clock where time ends the training, so that it vanishes at the end
+        # on any machine.
         _set_rate(optimizer, learning_rate(progress, settings.peak_rate))
         for _ in range(steps_per_check):
             scalars = step()

@@ -5,7 +5,8 @@ top is found by running it on fake tensors, which have a size but no memory, and
 tensors that are alive at once (`benchmarks.memory.tracing`). So it runs anywhere; on a GPU,
 ``--measure`` also makes the passes and shows what they took.
 
-Run: ``python -m benchmarks.memory``
+Run: ``python -m benchmarks.memory``. It writes ``runs/memory/memory.md``, or with ``--publish`` the
+page in ``benchmarks/results``.
 """
 
 import argparse
@@ -29,6 +30,8 @@ from benchmarks.memory.estimate import (
 from benchmarks.memory.networks import SIZES
 
 RESULTS = Path(__file__).parents[1] / "results" / "memory.md"
+"""The page that is kept; a test compares it with what the command writes."""
+
 GB = 1e9
 CARDS = (16, 24, 80, 141)
 """Memory of usual cards, in GB."""
@@ -75,8 +78,8 @@ def _line(cells: list[str]) -> str:
 
 PAGE = f"""# What training takes in memory
 
-Computed, not measured: `python -m benchmarks.memory` (`--measure` compares with a GPU). In GB of
-10^9 bytes.
+Computed, not measured: `python -m benchmarks.memory` (`--publish` writes this page, `--measure`
+compares with a GPU). In GB of 10^9 bytes.
 
 - Always there: the denoiser's weights; gradients; states of the optimiser; where all weights train,
   the frozen second denoiser that divergences to the base model are measured with; autoencoder and
@@ -93,7 +96,18 @@ for the moment of its step. Reward models come on top."""
 def main(arguments: list[str] | None = None) -> None:
     """Prints and writes the tables."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--output", type=Path, default=RESULTS, help="the page to write")
+    destination = parser.add_mutually_exclusive_group()
+    destination.add_argument(
+        "--output", type=Path, default=Path("runs/memory/memory.md"), help="the page to write"
+    )
+    destination.add_argument(
+        "--publish",
+        dest="output",
+        action="store_const",
+        const=RESULTS,
+        default=argparse.SUPPRESS,  # that of --output holds
+        help="replace the page in benchmarks/results",
+    )
     parser.add_argument("--measure", action="store_true", help="compare with this machine's GPU")
     options = parser.parse_args(arguments)
     console = Console()
@@ -104,6 +118,7 @@ def main(arguments: list[str] | None = None) -> None:
         for line in lines:
             table.add_row(*line)
         console.print(table)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(markdown(tables))
     console.print(f"written to {options.output}")
     if options.measure:

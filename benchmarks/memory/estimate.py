@@ -121,6 +121,7 @@ class Needs:
 def needs(size: ModelSize, training: Training) -> Needs:
     """Counts and traces; nothing is allocated, and no device is used."""
     precision = training.precision("cpu")
+    # Networks whose passes are traced become fake tensors; of the others sizes alone matter.
     with torch.device("meta"):  # fake tensors' precision cannot be changed in place
         denoiser = training_denoiser(size, training, precision)
         vae = nn.Module.to(size.autoencoder(), precision.frozen)  # diffusers' own `to` warns
@@ -217,7 +218,8 @@ def traced_decoding(size: ModelSize, vae: Any, precision: Precision) -> int:
     """Bytes that decoding needs at once, beside the weights, as many pictures as `Decoder` does."""
     height, width = size.image_size
     latents = size.latents(max(1, DECODE_PIXELS // (height * width)))
-    with PeakMemory(vae.parameters()) as memory, torch.no_grad():
+    memory = PeakMemory(vae.parameters())
+    with memory, torch.no_grad():
         vae.decode(latents.to(precision.frozen))
     return memory.peak
 

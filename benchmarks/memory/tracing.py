@@ -29,7 +29,7 @@ class PeakMemory(TorchDispatchMode):
     """
 
     def __init__(self, known: Iterable[Tensor] = ()) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch does not annotate it
         self.live = 0
         self.peak = 0
         self._seen = WeakIdKeyDictionary()
@@ -86,7 +86,8 @@ class SavedTensors:
 
 def storage_key(tensor: Tensor) -> int:
     """The same number for all views of one memory."""
-    return tensor.untyped_storage()._cdata
+    address: int = tensor.untyped_storage()._cdata
+    return address
 
 
 def parameter_bytes(module: nn.Module, *, trained: bool | None = None) -> int:

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -115,6 +117,18 @@ def test_figures_are_rounded_wherever_they_lie():
         "c": "text",
         "d": 3,
     }
+
+
+def test_only_publishing_replaces_the_kept_figures(capsys):
+    parser = command._parser()
+    assert parser.parse_args([]).out == Path("runs/emoji64-evaluation")
+    assert parser.parse_args(["--out", "own"]).out == Path("own")
+    published = parser.parse_args(["--publish"]).out
+    assert published.parts[-3:] == ("benchmarks", "emoji64", "results")
+    assert (published / "figures.json").is_file()
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--publish", "--out", "own"])
+    assert "not allowed with" in capsys.readouterr().err
 
 
 def test_command_line_mistakes_give_no_traceback(capsys, monkeypatch, tmp_path):

@@ -133,7 +133,8 @@ def test_command_line_changes_the_recipe():
     assert recipe.denoiser.channels == (96, 192)
     assert recipe.denoiser.true_captions
     assert recipe.minutes == 3
-    plain = command_line._parser().parse_args(["--out", "x"])
+    plain = command_line._parser().parse_args([])
+    assert plain.out.as_posix() == "runs/emoji64"
     assert command_line._configured(cpu_recipe(), plain) == cpu_recipe()
     assert not cpu_recipe().denoiser.true_captions
 

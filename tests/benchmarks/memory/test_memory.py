@@ -1,6 +1,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.profiler import ProfilerActivity, profile
 
 from agents.policy.precision import Precision
+from benchmarks.memory import __main__ as command
 from benchmarks.memory.__main__ import RESULTS, markdown, table_of
 from benchmarks.memory.estimate import (
     TRAININGS,
@@ -147,6 +149,33 @@ def test_parameters_are_counted_by_what_trains() -> None:
     assert parameter_bytes(layers) == 16 * 4 + 10 * 2
     assert parameter_bytes(layers, trained=True) == 16 * 4
     assert parameter_bytes(layers, trained=False) == 10 * 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "written"),
+    [
+        ([], "runs/memory/memory.md"),
+        (["--publish"], "committed/memory.md"),
+        (["--output", "own/page.md"], "own/page.md"),
+    ],
+)
+def test_only_publishing_replaces_the_kept_page(
+    arguments: list[str], written: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command, "RESULTS", Path("committed/memory.md"))
+    monkeypatch.setattr(command, "SIZES", {"small": SMALL})
+    monkeypatch.setattr(command, "TRAININGS", TRAININGS[:1])
+    command.main(arguments)
+    files = [file for file in Path().rglob("*") if file.is_file()]
+    assert [file.as_posix() for file in files] == [written]
+    assert "## small" in files[0].read_text()
+
+
+def test_a_page_is_published_or_written_elsewhere_but_not_both(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        command.main(["--publish", "--output", str(tmp_path / "page.md")])
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
