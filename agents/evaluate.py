@@ -1,40 +1,79 @@
 """Compares a trained policy with its base model: ``python -m agents.evaluate RUN``."""
 
-import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import tyro
 from rich.console import Console
 
-from agents.evaluation.evaluation import evaluate, mean, paired_difference
+from agents.evaluation import evaluate
 from agents.evaluation.pictures import before_after
 from agents.runs import cli
 from agents.runs.builders import (
     EVALUATION_SEED,
+    base_env,
     base_policy,
     evaluation_prompts,
     load_policy,
     make_env,
     make_image_metrics,
 )
-from agents.runs.report import comparison, print_comparison
+from agents.runs.report import figures, print_comparison
 from agents.runs.run_folder import RunFolder, write_json
+from agents.runs.screen import say
+from diffusion_gym.checks import Checked, Count
+
+
+@dataclass(frozen=True)
+class EvaluateOptions(Checked):
+    """What to evaluate on."""
+
+    run: tyro.conf.Positional[str]
+    """Run folder of agents.train."""
+
+    reward: str | None = None
+    """Another registered reward than the run's own."""
+
+    also: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """A reward that was not trained on; may be given repeatedly. By default as fits the model."""
+
+    prompts: str | None = None
+    """Another prompt set or file than the run's held-out one."""
+
+    count: Count = 64
+    """Most prompts."""
+
+    samples: Count = 4
+    """Images per prompt."""
+
+    pictures: str | None = None
+    """Picture to write, of images before and after."""
+
+    json: str | None = None
+    """File for the figures."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints what held-out prompts' images score before and after training, with intervals."""
-    options = _parser().parse_args(arguments)
+    options = cli.parse(
+        EvaluateOptions, arguments, command="python -m agents.evaluate", description=__doc__
+    )
     console = Console()
     run = RunFolder.open(options.run)
     settings = run.settings
+
+    # 1. The environment to evaluate on, and the two policies.
     changes: dict[str, Any] = {"reward": options.reward} if options.reward else {}
     env = make_env(settings, **changes)
-    changes["prompts"] = options.prompts or evaluation_prompts(settings, env)
+    changes["prompts"] = options.prompts or evaluation_prompts(env)
     env = make_env(settings, **changes)
-    image_metrics = make_image_metrics(settings, env, options.also)
-    policy = load_policy(run, device=settings.device)
+    metrics = make_image_metrics(env, settings.env.reward, options.also or None)
+    policy = load_policy(run, device=settings.env.device)
+
+    # 2. Both draw from the same noise.
     before, after = (
         evaluate(
             chosen,
@@ -42,47 +81,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
             samples=options.samples,
             prompts=options.count,
             seed=EVALUATION_SEED,
-            image_metrics=image_metrics,
+            image_metrics=metrics,
         )
         for chosen in (base_policy(policy), policy)
     )
-    base: Any = env.unwrapped
-    reward = str(base.reward_function.name)
+
+    # 3. The comparison, on the screen and in files.
+    reward = base_env(env).reward_function.name
     title = f"{len(before.prompts)} prompts ({changes['prompts']}) x {options.samples} images"
     print_comparison(console, before, after, reward, title)
     if options.pictures:
-        before_after(before.images, after.images, before.prompts, options.pictures)
-        console.print(f"pictures: {options.pictures}", highlight=False, soft_wrap=True)
+        before_after(before.images, after.images, before.prompts, Path(options.pictures))
+        say(console, f"pictures: {options.pictures}")
     if options.json:
-        difference = paired_difference(before.rewards, after.rewards)
-        figures = {
-            "reward": reward,
-            "before": mean(before.rewards),
-            "after": mean(after.rewards),
-            "difference": [difference.low, difference.mean, difference.high],
-            **comparison(before, after),
-        }
-        write_json(options.json, figures)
-        console.print_json(json.dumps(figures))
+        measured = figures(before, after, reward)
+        write_json(Path(options.json), measured)
+        console.print_json(json.dumps(measured))
     return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m agents.evaluate", description=__doc__)
-    parser.add_argument("run", type=Path, help="run folder of agents.train")
-    parser.add_argument("--reward", help="another registered reward than the run's own")
-    parser.add_argument(
-        "--also",
-        action="append",
-        metavar="REWARD",
-        help="a reward that was not trained on, may be repeated (default: as fits the model)",
-    )
-    parser.add_argument("--prompts", help="another prompt set or file than the run's held-out one")
-    parser.add_argument("--count", type=int, default=64, help="most prompts (default: 64)")
-    parser.add_argument("--samples", type=int, default=4, help="images per prompt (default: 4)")
-    parser.add_argument("--pictures", type=Path, help="PNG file for a before/after grid")
-    parser.add_argument("--json", type=Path, help="file for the figures")
-    return parser
 
 
 if __name__ == "__main__":

@@ -1,29 +1,63 @@
 """Draws images with a trained policy: ``python -m agents.sample RUN --prompt "a cat"``."""
 
-import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import tyro
+from PIL import Image
 from rich.console import Console
 
-from agents.evaluation.evaluation import evaluate
+from agents.evaluation import evaluate
 from agents.evaluation.pictures import image_sheet
 from agents.runs import cli
 from agents.runs.builders import base_policy, load_policy, make_env
 from agents.runs.run_folder import RunFolder
+from agents.runs.screen import say
+from diffusion_gym.checks import Checked, Count, Seed
 from diffusion_gym.errors import InvalidInputError
 
 
+@dataclass(frozen=True)
+class SampleOptions(Checked):
+    """What to draw."""
+
+    run: tyro.conf.Positional[str]
+    """Run folder of agents.train."""
+
+    prompt: tyro.conf.UseAppendAction[tuple[str, ...]]
+    """What to draw; may be given repeatedly."""
+
+    samples: Count = 8
+    """Images per prompt."""
+
+    seed: Seed = 0
+    """Seed of the noise."""
+
+    base: bool = False
+    """Draw with the model before training."""
+
+    scale: Count = 2
+    """Enlargement."""
+
+    output: str = "sample.png"
+    """Picture to write, of any format that its suffix names."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Draws one row of images per prompt into a PNG."""
-    options = _parser().parse_args(arguments)
-    if options.samples < 1:
-        raise InvalidInputError(f"expected at least 1 sample per prompt, got {options.samples}")
-    if not options.output.parent.is_dir():
-        raise InvalidInputError(f"expected an existing folder for {options.output}, found none")
+    """Draws one row of images per prompt into a picture."""
+    options = cli.parse(
+        SampleOptions, arguments, command="python -m agents.sample", description=__doc__
+    )
+    # 1. What can be refused is refused before anything is drawn.
+    if not options.prompt:
+        raise InvalidInputError("expected at least one --prompt, got none")
+    output = _checked_output(options.output)
     run = RunFolder.open(options.run)
     settings = run.settings
-    policy = load_policy(run, device=settings.device)
+
+    # 2. The policy, and an environment of these prompts.
+    policy = load_policy(run, device=settings.env.device)
     if options.base:
         policy = base_policy(policy)
     count = len(options.prompt) * options.samples
@@ -31,29 +65,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings,
         prompts=options.prompt,
         reward="jpeg_compressibility",  # any prompt has one
-        num_envs=min(count, settings.num_envs),
+        num_envs=min(count, settings.run.num_envs),
     )
+
+    # 3. The picture.
     result = evaluate(
         policy, env, samples=options.samples, prompts=len(options.prompt), seed=options.seed
     )
     images = result.images.reshape(count, *result.images.shape[2:])
-    image_sheet(images, options.samples, options.output, scale=options.scale)
-    Console().print(f"{count} images: {options.output}", highlight=False, soft_wrap=True)
+    image_sheet(images, options.samples, output, scale=options.scale)
+    say(Console(), f"{count} images: {output}")
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m agents.sample", description=__doc__)
-    parser.add_argument("run", type=Path, help="run folder of agents.train")
-    parser.add_argument("--prompt", action="append", required=True, help="may be given repeatedly")
-    parser.add_argument("--samples", type=int, default=8, help="images per prompt (default: 8)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the noise (default: 0)")
-    parser.add_argument("--base", action="store_true", help="draw with the model before training")
-    parser.add_argument("--scale", type=int, default=2, help="enlargement (default: 2)")
-    parser.add_argument(
-        "--output", type=Path, default=Path("sample.png"), help="PNG file (default: sample.png)"
-    )
-    return parser
+def _checked_output(text: str) -> Path:
+    output = Path(text).expanduser()
+    if not output.parent.is_dir():
+        raise InvalidInputError(f"expected an existing folder for {output}, found none")
+    if output.suffix.lower() not in Image.registered_extensions():
+        raise InvalidInputError(
+            f"expected a picture's name, such as sample.png or sample.jpg, got {output}"
+        )
+    return output
 
 
 if __name__ == "__main__":

@@ -18,9 +18,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from agents.runs.run_folder import RunFolder, write_json
+from agents.runs.run_folder import write_json
 from agents.runs.settings import TrainSettings
-from agents.train import Training
+from agents.runs.training import Training
 from benchmarks.bare_loop import BareLoop
 from diffusion_gym.prompts import load_prompts
 
@@ -43,9 +43,10 @@ def train_bare(seed: int, images: int) -> dict[str, Any]:
 def train_agent(seed: int, images: int) -> dict[str, Any]:
     """Trains as the command line does."""
     with tempfile.TemporaryDirectory() as folder:
-        settings = TrainSettings(seed=seed, images=images, output=str(Path(folder) / "run"))
-        Training(settings, Console(quiet=True)).run()
-        run = RunFolder.open(str(settings.output))
+        settings = TrainSettings.of(seed=seed, images=images, output=str(Path(folder) / "run"))
+        training = Training(settings, Console(quiet=True))
+        training.run()
+        run = training.run_folder
         summary = run.summary()
         curve = [(row["time/seconds"], row["rollout/reward_mean"]) for row in run.metrics()]
     return {
@@ -101,7 +102,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--images", type=int, default=1216)
     parser.add_argument("--target", type=float, default=0.7)
-    parser.add_argument("--output", type=Path, default=RESULTS)
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--output", type=Path, default=Path("runs/versus_bare_loop.json"))
+    where.add_argument(
+        "--publish",
+        dest="output",
+        action="store_const",
+        const=RESULTS,
+        help="replace the results that are kept in the repository",
+    )
     parser.add_argument("--report-only", action="store_true", help="print what --output holds")
     options = parser.parse_args()
     console = Console(width=110)

@@ -1,15 +1,28 @@
 """Advantages: how much better an image is than others of its prompt."""
 
 from collections import deque
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from diffusion_gym.errors import InvalidInputError
+from diffusion_gym.errors import InvalidInputError, unknown_name
 
 EPSILON = 1e-6
 FloatArray = npt.NDArray[np.float64]
+
+
+class AdvantageEstimator(Protocol):
+    """Compares the rewards of a round with those of the same prompt."""
+
+    def update(self, prompt_ids: npt.ArrayLike, rewards: npt.ArrayLike) -> FloatArray:
+        """Takes in a batch of rewards ``[B]`` and returns its advantages ``[B]``."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes up where `state_dict` left off."""
 
 
 class PromptStatistics:
@@ -92,5 +105,19 @@ class GroupStatistics:
         """Nothing to load."""
 
 
-BASELINES = {"group": GroupStatistics, "prompt": PromptStatistics}
-"""Advantage estimators by the name that the agent and the command line know them by."""
+def make_estimator(baseline: str, *, buffer_size: int, min_count: int) -> AdvantageEstimator:
+    """An advantage estimator by name.
+
+    Args:
+        baseline: ``"group"`` (`GroupStatistics`) or ``"prompt"`` (`PromptStatistics`).
+        buffer_size: Rewards remembered per prompt; "group" remembers none.
+        min_count: Rewards that a prompt needs for statistics of its own; likewise.
+
+    Raises:
+        InvalidInputError: The name is unknown, or the buffer cannot hold ``min_count`` rewards.
+    """
+    if baseline == "group":
+        return GroupStatistics()
+    if baseline == "prompt":
+        return PromptStatistics(buffer_size, min_count)
+    raise unknown_name("advantage", baseline, ("group", "prompt"))

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from agents.common.sb3_vec_env import SB3VecEnv
-from diffusion_gym.errors import InvalidInputError
+from diffusion_gym.errors import InvalidInputError, UnknownKeywordError
 from diffusion_gym.wrappers import B2DiffuRLReward, shapings
 
 MEANINGLESS = {
@@ -25,16 +25,14 @@ MEANINGLESS = {
 
 
 def refuse_meaningless(arguments: dict[str, Any]) -> None:
-    """Refuses arguments that `DiffusionPPO` does not have.
+    """Refuses arguments of PPO that mean nothing here.
 
     Raises:
-        TypeError: There is one; where it is one of PPO's, the message says why it means nothing.
+        UnknownKeywordError: There is one; the message says why.
     """
     for name in arguments:
-        reason = MEANINGLESS.get(name)
-        if reason is None:
-            raise TypeError(f"DiffusionPPO has no argument {name!r}")
-        raise TypeError(f"DiffusionPPO has no {name!r}: {reason}")
+        if name in MEANINGLESS:
+            raise UnknownKeywordError(f"DiffusionPPO has no {name!r}: {MEANINGLESS[name]}")
 
 
 def checked_device(env: SB3VecEnv, device: torch.device | str) -> torch.device:
@@ -44,18 +42,28 @@ def checked_device(env: SB3VecEnv, device: torch.device | str) -> torch.device:
         InvalidInputError: Another one was asked for.
     """
     own = env.base_env.model.device
-    if str(device) != "auto" and torch.device(device).type != own.type:
+    wished = own if str(device) == "auto" else torch.device(device)
+    if wished.type != own.type or wished.index not in (None, own.index):
         raise InvalidInputError(f"the environment is on {own}, device={device!r} was asked for")
     return own
 
 
-def check_env(env: SB3VecEnv, samples_per_prompt: int) -> None:
+def check_env(
+    env: SB3VecEnv, *, samples_per_prompt: int, batches_per_round: int, advantage: str
+) -> None:
     """Checks that groups of images fit into a batch and that there is something to train on.
 
+    Args:
+        env: The environment.
+        samples_per_prompt: Images of one prompt in a batch.
+        batches_per_round: Batches in a round, over which groups are formed.
+        advantage: The baseline, "group" or "prompt".
+
     Raises:
-        InvalidInputError: They do not, or every step is deterministic.
+        InvalidInputError: They do not, or nothing could be learned: every step is deterministic,
+            or every image is compared with itself alone.
     """
-    if samples_per_prompt < 1 or env.num_envs % samples_per_prompt:
+    if env.num_envs % samples_per_prompt:
         raise InvalidInputError(
             f"expected samples_per_prompt to divide num_envs ({env.num_envs}), "
             f"got {samples_per_prompt}"
@@ -70,4 +78,11 @@ def check_env(env: SB3VecEnv, samples_per_prompt: int) -> None:
         raise InvalidInputError(
             "every step of this environment is deterministic (eta=0), so there is nothing to "
             "train on: expected eta > 0"
+        )
+    prompts_differ = batches_per_round == 1 and len(env.base_env.prompts) >= env.num_envs
+    if advantage == "group" and samples_per_prompt == 1 and prompts_differ:
+        raise InvalidInputError(
+            "with samples_per_prompt=1 every image is a group of its own, whose advantage is 0, so "
+            "nothing would be learned: expected samples_per_prompt of 2 or more, or "
+            "advantage='prompt', which compares with earlier rounds"
         )

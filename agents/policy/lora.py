@@ -8,6 +8,7 @@ from diffusers import SD3Transformer2DModel
 from peft import LoraConfig
 from torch import nn
 
+from agents.policy.config import PolicyConfig
 from diffusion_gym.errors import InvalidInputError
 from diffusion_gym.models import Denoiser
 
@@ -34,6 +35,13 @@ class LoraSettings:
     rank: int
     alpha: float | None = None
     targets: Sequence[str] | None = None
+
+    @classmethod
+    def of(cls, config: PolicyConfig) -> "LoraSettings | None":
+        """The adapters that a policy asks for; None where all weights train."""
+        if config.lora_rank == 0:
+            return None
+        return cls(config.lora_rank, config.lora_alpha, config.lora_targets)
 
     def config(self, network: nn.Module) -> LoraConfig:
         """These settings for peft; without dropout, which would break the PPO ratio."""

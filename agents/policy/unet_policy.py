@@ -1,16 +1,19 @@
 """The policy: a denoiser of its own, read as a Gaussian over the next latent."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor
+from torch.optim import Optimizer
 
+from agents.policy.config import PolicyConfig
 from agents.policy.lora import LoraSettings, add_lora, without_lora
 from agents.policy.optimizers import make_optimizer
 from agents.policy.precision import Precision
+from diffusion_gym.checks import takes
 from diffusion_gym.models import Denoiser, DiffusionModel, PromptEmbedding, guided_prediction
 from diffusion_gym.schedules.base import DenoisingStep, Schedule
 
@@ -41,25 +44,43 @@ class UNetPolicy(BasePolicy):
         lr_schedule: Learning rate as a function of the remaining progress.
         model: The model to take a fresh denoiser from.
         schedule: The environment's denoising schedule.
-        guidance: Classifier-free guidance scale; 1 costs one pass over an undoubled batch.
-        lora_rank: Rank of LoRA adapters; None trains all weights.
-        lora_alpha: LoRA's alpha; None means the rank.
-        lora_targets: Suffixes of the names of the layers to adapt; None means the attention's.
-        autocast: Precision of the denoiser's arithmetic: ``"float32"`` (none), ``"bfloat16"`` or
-            ``"float16"``; None means the model's ``dtype``. Latents, log-probabilities and all
-            weights that train are float32 in any case; frozen weights take the model's ``dtype``
-            where the arithmetic is not float32. float16 scales its gradients.
-        gradient_checkpointing: Compute the activations of every block anew in the backward pass:
-            a third more time, and the memory of one block instead of all.
-        compile: Compile the denoiser with ``torch.compile``, for rollout and update alike.
-        log_prob_reduction: ``"mean"`` over latent dimensions (DDPO's convention) or ``"sum"``.
-        optimizer: A name in `agents.policy.optimizers`.
-        optimizer_kwargs: Its options, without the learning rate.
+        **config: The fields of `PolicyConfig`.
 
     Raises:
         InvalidInputError: An unknown name, or a target that the denoiser does not have.
     """
 
+    config: PolicyConfig
+    """How the denoiser is evaluated, and which of its weights train."""
+
+    model: DiffusionModel
+    """Where denoiser and prompt embeddings come from."""
+
+    schedule: Schedule
+    """The maths of a denoising step."""
+
+    denoiser: Denoiser
+    """The network that is trained."""
+
+    optimizer: Optimizer
+    """What trains it."""
+
+    scaler: torch.amp.GradScaler
+    """Keeps gradients in float16's range; does nothing in other precisions."""
+
+    precision: Precision
+    """Of the denoiser's arithmetic and of its frozen weights."""
+
+    lora: LoraSettings | None
+    """The adapters; None where all weights train."""
+
+    generator: torch.Generator
+    """Source of the actions' noise."""
+
+    denoiser_evaluations: int
+    """Evaluations of the denoiser so far, one per row and, with guidance, two."""
+
+    @takes(PolicyConfig)
     def __init__(
         self,
         observation_space: spaces.Space[Any],
@@ -68,44 +89,44 @@ class UNetPolicy(BasePolicy):
         *,
         model: DiffusionModel,
         schedule: Schedule,
-        guidance: float = 1.0,
-        lora_rank: int | None = None,
-        lora_alpha: float | None = None,
-        lora_targets: Sequence[str] | None = None,
-        autocast: str | None = None,
-        gradient_checkpointing: bool = False,
-        compile: bool = False,
-        log_prob_reduction: str = "mean",
-        optimizer: str = "adamw",
-        optimizer_kwargs: dict[str, Any] | None = None,
+        **config: Any,
     ) -> None:
         super().__init__(observation_space, action_space)
+        self.config = PolicyConfig.from_options(config, type(self).__name__)
         self.model = model
         self.schedule = schedule
-        self.guidance = float(guidance)
-        self.lora = None if lora_rank is None else LoraSettings(lora_rank, lora_alpha, lora_targets)
-        self.precision = Precision.of(model, autocast)
-        self.log_prob_reduction = log_prob_reduction
-        self.denoiser_evaluations = 0
-        self.generator = torch.Generator(model.device)
-        self.denoiser = self._new_denoiser(gradient_checkpointing, compile)
+
+        # 1. The denoiser, of which all weights train, or adapters only.
+        self.precision = Precision.of(model, self.config.autocast)
+        self.lora = LoraSettings.of(self.config)
+        self.denoiser = self._new_denoiser()
         self._reference: list[Denoiser] = []  # in a list, so that it is no submodule
-        options = {"weight_decay": 1e-4} | (optimizer_kwargs or {})
+        self.denoiser_evaluations = 0
+
+        # 2. What trains it.
+        options = {"weight_decay": 1e-4} | dict(self.config.optimizer_kwargs or {})
         self.optimizer = make_optimizer(
-            optimizer, self.trainable_parameters(), lr_schedule(1), **options
+            self.config.optimizer, self.trainable_parameters(), lr_schedule(1), **options
         )
         self.scaler = self.precision.new_scaler()
+
+        self.generator = torch.Generator(model.device)
         self.eval()  # adapters come in training mode
 
-    def _new_denoiser(self, gradient_checkpointing: bool, compile: bool) -> Denoiser:
+    @property
+    def guidance(self) -> float:
+        """Classifier-free guidance scale."""
+        return self.config.guidance
+
+    def _new_denoiser(self) -> Denoiser:
         denoiser = self.model.new_denoiser()
         if self.lora is None:
             denoiser.requires_grad_(True)
         else:
             add_lora(self.precision.freeze(denoiser), self.lora)
-        if gradient_checkpointing:
+        if self.config.gradient_checkpointing:
             denoiser.network.enable_gradient_checkpointing()  # works in eval mode, too
-        if compile:
+        if self.config.compile:
             denoiser.network.compile()  # in place: names of parameters stay as they are
         return denoiser
 
@@ -167,7 +188,7 @@ class UNetPolicy(BasePolicy):
 
     def log_prob(self, actions: Tensor, step: DenoisingStep) -> Tensor:
         """Log-probability of actions, ``[B]`` float32, reduced as the policy was told."""
-        return self.schedule.log_prob(actions, step, self.log_prob_reduction)
+        return self.schedule.log_prob(actions, step, self.config.log_prob_reduction)
 
     @torch.no_grad()
     def act(self, observation: dict[str, Tensor], deterministic: bool = False) -> PolicyStep:
@@ -187,10 +208,10 @@ class UNetPolicy(BasePolicy):
         index = self.schedule.index_of(observation["timestep"].flatten())
         return observation["latent"], index, PromptEmbedding.observed(observation)
 
-    def _predict(self, observation: dict[str, Tensor], deterministic: bool = False) -> Tensor:
+    def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
         return self.act(observation, deterministic).actions
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """Only what training changes; frozen weights belong to the model, not to the policy."""
         trainable = {name for name, p in self.named_parameters() if p.requires_grad}
         state = super().state_dict(*args, **kwargs)

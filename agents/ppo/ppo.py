@@ -9,20 +9,22 @@ import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import Schedule as RateSchedule
 from stable_baselines3.common.utils import FloatSchedule
 
-from agents.common.advantages import BASELINES
+from agents.common.advantages import AdvantageEstimator, make_estimator
 from agents.common.arguments import check_env, checked_device, refuse_meaningless
 from agents.common.checkpoint import AGENT, restore
 from agents.common.sb3_vec_env import SB3VecEnv, wrap_env
 from agents.policy import UNetPolicy
 from agents.policy.model_spec import ModelSpec, check_same_weights, load_spec, model_spec
 from agents.ppo.buffer import TrajectoryBuffer
+from agents.ppo.config import PPOConfig
 from agents.ppo.rollout import collect_batch, draw_prompts
 from agents.ppo.standardisation import StepStandardisation
 from agents.ppo.update import UpdateLog, ppo_loss
-from diffusion_gym.errors import DiffusionGymError, InvalidInputError, unknown_name
+from diffusion_gym.checks import takes
+from diffusion_gym.envs import DiffusionT2IVectorEnv
+from diffusion_gym.errors import DiffusionGymError, InvalidInputError
 from diffusion_gym.models import DiffusionModel, PromptEmbedding
 from diffusion_gym.schedules.base import Schedule
 
@@ -40,39 +42,19 @@ class RewardFailureError(DiffusionGymError, RuntimeError):
 class DiffusionPPO(PPO):
     """Critic-free PPO over denoising steps, counted in images.
 
-    A round draws ``batches_per_round`` batches of ``env.num_envs`` images, then makes
-    ``updates_per_round`` optimiser steps over all their (image, step) pairs, ``n_epochs`` times.
-    Every counter that Stable-Baselines3 calls timesteps counts images here: ``learn(1216)`` draws
-    1,216 images (whole rounds).
+    `PPOConfig` says what a round is. Every counter that Stable-Baselines3 calls timesteps counts
+    images here: ``learn(1216)`` draws 1,216 images (whole rounds).
 
     Args:
         policy: ``"UNetPolicy"`` or a subclass of it.
         env: ``gymnasium.make_vec("DiffusionT2I-v0", num_envs=…, array_type="torch")``.
-        learning_rate: A number or a schedule of the remaining progress (1 → 0).
-        samples_per_prompt: Images of one prompt in a batch; divides ``env.num_envs``, and is a
-            multiple of a `B2DiffuRLReward`'s ``branches``.
-        batches_per_round: Batches drawn before each update.
-        updates_per_round: Optimiser steps per epoch.
-        n_epochs: Passes over each round.
-        batch_size: Pairs per forward and backward pass; an update accumulates as many passes as
-            it needs, so this is a matter of memory and speed alone.
-        clip_range: PPO's ε, on the ratio of the log-probabilities as the policy reduces them.
-        advantage: ``"group"`` (over the round's images of a prompt) or ``"prompt"`` (DDPO's
-            running statistics per prompt).
-        advantage_kwargs: Arguments of that baseline, see `agents.common.advantages`.
-        advantage_clip: Bound on the absolute advantage.
-        standardise_steps: What is done to the advantages of single steps, A Σ_{j≥i} credit_j, over
-            the steps that are trained: None (nothing), ``"unit_variance"`` (divided by their
-            deviation over the round), ``"scale"`` (divided by the deviation of their prompt) or
-            ``"center"`` (CoCA's: also less the mean); see `agents.ppo.standardisation`. What comes
-            out is clipped like the advantage.
-        kl_coef: Weight of the KL divergence to the base model.
-        max_grad_norm: Bound on the gradient's norm.
-        policy_kwargs: Options of `UNetPolicy`.
+        policy_kwargs: The fields of `agents.policy.config.PolicyConfig`.
+        stats_window_size: Episodes that Stable-Baselines3's ``ep_info_buffer`` remembers.
         tensorboard_log: Folder for TensorBoard events.
         verbose: Stable-Baselines3's verbosity.
         seed: Seed of everything that draws random numbers.
         device: Must be the environment's, or ``"auto"``.
+        **config: The fields of `PPOConfig`.
 
     Raises:
         TypeError: An argument of PPO that means nothing here; the message says why.
@@ -80,28 +62,44 @@ class DiffusionPPO(PPO):
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"UNetPolicy": UNetPolicy}
-    policy: UNetPolicy
-    rollout_buffer: TrajectoryBuffer
-    env: SB3VecEnv
+    policy: UNetPolicy  # type: ignore[assignment]  # Stable-Baselines3 expects a critic in it
+    rollout_buffer: TrajectoryBuffer  # type: ignore[assignment]  # whole episodes, no values
+    env: SB3VecEnv | None
+    clip_range: FloatSchedule
 
+    config: PPOConfig
+    """What it was told about rounds, advantages and updates."""
+
+    advantage_estimator: AdvantageEstimator
+    """Compares each image with others of its prompt."""
+
+    prompt_rng: np.random.Generator
+    """Draws the rounds' prompts."""
+
+    shuffle_generator: torch.Generator
+    """Draws the order of the updates' pairs."""
+
+    model_spec: ModelSpec
+    """Which model and schedule it trains, to find them again without an environment."""
+
+    rounds: int
+    """Rounds so far."""
+
+    rounds_without_pairs: int
+    """Rounds in which nothing was left to train on."""
+
+    reward_queries: int
+    """Images scored in training so far."""
+
+    log_probs_recomputed: int
+    """Rounds whose log-probabilities were taken again, see `_log_probs_drifted`."""
+
+    @takes(PPOConfig)
     def __init__(
         self,
         policy: str | type[UNetPolicy] = "UNetPolicy",
         env: Any = None,
         *,
-        learning_rate: float | RateSchedule = 2e-4,
-        samples_per_prompt: int = 8,
-        batches_per_round: int = 1,
-        updates_per_round: int = 4,
-        n_epochs: int = 1,
-        batch_size: int = 160,
-        clip_range: float | RateSchedule = 2e-3,
-        advantage: str = "group",
-        advantage_kwargs: dict[str, Any] | None = None,
-        advantage_clip: float = 5.0,
-        standardise_steps: str | None = None,
-        kl_coef: float = 0.0,
-        max_grad_norm: float = 1.0,
         policy_kwargs: dict[str, Any] | None = None,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
@@ -109,24 +107,26 @@ class DiffusionPPO(PPO):
         seed: int | None = None,
         device: torch.device | str = "auto",
         _init_setup_model: bool = True,
-        **unsupported: Any,
+        **config: Any,
     ) -> None:
-        refuse_meaningless(unsupported)
-        if advantage not in BASELINES:
-            raise unknown_name("advantage", advantage, BASELINES)
+        # 1. What was asked for, checked before Stable-Baselines3 sees it.
+        refuse_meaningless(config)
+        self.config = PPOConfig.from_options(config, type(self).__name__)
         if env is not None:
             env = wrap_env(env)
             device = checked_device(env, device)
+
+        # 2. Stable-Baselines3's own part of it.
         super().__init__(
-            policy,
+            policy,  # type: ignore[arg-type]  # see above
             env,
-            learning_rate=learning_rate,
-            n_epochs=n_epochs,
+            learning_rate=self.config.learning_rate,
+            n_epochs=self.config.n_epochs,
             batch_size=2048 if env is None else 2048 * env.num_envs,  # ours is set below
-            clip_range=clip_range,
+            clip_range=self.config.clip_range,
             normalize_advantage=False,
             gamma=1.0,
-            max_grad_norm=max_grad_norm,
+            max_grad_norm=self.config.max_grad_norm,
             policy_kwargs=policy_kwargs,
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
@@ -135,38 +135,47 @@ class DiffusionPPO(PPO):
             device=device,
             _init_setup_model=False,
         )
-        self.batch_size = batch_size
-        self.samples_per_prompt = samples_per_prompt
-        self.batches_per_round = batches_per_round
-        self.updates_per_round = updates_per_round
-        self.advantage = advantage
-        self.advantage_kwargs = advantage_kwargs or {}
-        self.advantage_clip = advantage_clip
-        self.step_standardisation = (
-            None
-            if standardise_steps is None
-            else StepStandardisation(standardise_steps, clip=advantage_clip)
-        )
-        self.kl_coef = kl_coef
+        self.batch_size = self.config.batch_size
+
+        # 3. Counters, all zero; then policy, buffer and estimator.
         self.rounds = 0
         self.rounds_without_pairs = 0
         self.reward_queries = 0
         self.log_probs_recomputed = 0
         self._due_iteration: int | None = None
-        self.model_spec: ModelSpec = {}
+        self.model_spec = {}
         if _init_setup_model:
             self._setup_model()
 
     def _setup_model(self) -> None:
         if self.env is not None:
-            check_env(self.env, self.samples_per_prompt)
+            check_env(
+                self.env,
+                samples_per_prompt=self.config.samples_per_prompt,
+                batches_per_round=self.config.batches_per_round,
+                advantage=self.config.advantage,
+            )
         self._setup_lr_schedule()
         self.clip_range = FloatSchedule(self.clip_range)
         self.rollout_buffer = TrajectoryBuffer()
-        self.advantage_estimator = BASELINES[self.advantage](**self.advantage_kwargs)
+        self.advantage_estimator = make_estimator(
+            self.config.advantage,
+            buffer_size=self.config.statistics_buffer_size,
+            min_count=self.config.statistics_min_count,
+        )
+        self.step_standardisation = (
+            None
+            if self.config.standardise_steps == "none"
+            else StepStandardisation(
+                self.config.standardise_steps,
+                min_count=self.config.statistics_min_count,
+                clip=self.config.advantage_clip,
+            )
+        )
         model, schedule = self._model_and_schedule()
         super().set_random_seed(self.seed)  # adapters start from random numbers
-        self.policy = self.policy_class(
+        policy_class: Any = self.policy_class
+        self.policy = policy_class(
             self.observation_space,
             self.action_space,
             self.lr_schedule,
@@ -186,6 +195,17 @@ class DiffusionPPO(PPO):
             check_same_weights(self.model_spec, spec)
         self.model_spec = spec
         return base.model.share(), base.schedule  # the policy may outlive the environment
+
+    @property
+    def base_env(self) -> DiffusionT2IVectorEnv:
+        """The environment below every wrapper.
+
+        Raises:
+            InvalidInputError: The agent was loaded without one.
+        """
+        if self.env is None:
+            raise InvalidInputError("expected an agent with an environment, got one without")
+        return self.env.base_env
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """Seeds python, numpy, torch, the environment, and the agent's own generators."""
@@ -207,12 +227,12 @@ class DiffusionPPO(PPO):
         self.rollout_buffer.reset()
         callback.on_rollout_start()
         start = time.perf_counter()
-        for _ in range(self.batches_per_round):
+        for _ in range(self.config.batches_per_round):
             prompt_ids = draw_prompts(
                 self.prompt_rng,
                 len(env.base_env.prompts),
                 env.num_envs,
-                self.samples_per_prompt,
+                self.config.samples_per_prompt,
             )
             batch = collect_batch(self.policy, env.vector_env, prompt_ids, callback)
             if batch is None:
@@ -239,7 +259,9 @@ class DiffusionPPO(PPO):
         ids, returns = data.prompt_ids[own].cpu().numpy(), data.returns[own].cpu().numpy()
         estimated = torch.as_tensor(self.advantage_estimator.update(ids, returns))
         data.advantages[own] = estimated.to(data.advantages)
-        data.advantages.nan_to_num_(0.0).clamp_(-self.advantage_clip, self.advantage_clip)
+        data.advantages.nan_to_num_(0.0).clamp_(
+            -self.config.advantage_clip, self.config.advantage_clip
+        )
         if self.step_standardisation is not None:
             standardised = self.step_standardisation(
                 self.rollout_buffer.step_advantages,
@@ -274,7 +296,7 @@ class DiffusionPPO(PPO):
         stochastic = self.policy.schedule.stochastic
         for _ in range(self.n_epochs):
             pairs = self.rollout_buffer.pairs(stochastic, self.shuffle_generator)
-            for update in torch.tensor_split(pairs, self.updates_per_round):
+            for update in torch.tensor_split(pairs, self.config.updates_per_round):
                 if len(update):
                     gradient_norms.append(self._update(update, clip_range, logs))
         self.rounds += 1
@@ -312,7 +334,9 @@ class DiffusionPPO(PPO):
     def _loss(self, pairs: torch.Tensor, clip_range: float) -> tuple[torch.Tensor, UpdateLog]:
         batch = self.rollout_buffer.minibatch(pairs)
         embedding = self._embedding(batch.prompt_ids)
-        return ppo_loss(self.policy, batch, embedding, clip_range=clip_range, kl_coef=self.kl_coef)
+        return ppo_loss(
+            self.policy, batch, embedding, clip_range=clip_range, kl_coef=self.config.kl_coef
+        )
 
     @torch.no_grad()
     def _log_probs_drifted(self, first: UpdateLog, clip_range: float) -> bool:
@@ -343,7 +367,7 @@ class DiffusionPPO(PPO):
         return self.policy.log_prob(batch.next_latents, step)
 
     def _embedding(self, prompt_ids: torch.Tensor) -> PromptEmbedding:
-        return self.env.base_env.prompt_embedding(prompt_ids)
+        return self.base_env.prompt_embedding(prompt_ids)
 
     def _record_update(
         self,

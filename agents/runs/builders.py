@@ -1,6 +1,7 @@
 """Environments, agent and evaluations of a run, built from its settings."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -8,18 +9,21 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 
 import diffusion_gym  # noqa: F401  (registers the environment)
-from agents.evaluation.evaluation import Evaluation, evaluate
-from agents.evaluation.image_metrics import ImageMetrics
+from agents.evaluation import Evaluation, ImageMetrics, evaluate
+from agents.files import atomic
 from agents.policy import UNetPolicy
 from agents.ppo import DiffusionPPO
 from agents.runs.run_folder import RunFolder
 from agents.runs.settings import TrainSettings
 from diffusion_gym.emoji64 import emoji64_folder
+from diffusion_gym.envs import DiffusionT2IVectorEnv, EnvConfig
 from diffusion_gym.errors import InvalidInputError
 from diffusion_gym.models.embedded import EMOJI64
 from diffusion_gym.prompts import load_prompts
 from diffusion_gym.rewards import make_reward
 from diffusion_gym.rewards.networks.clip import load_clip
+
+Env = VectorEnv[Any, Any, Any]
 
 EVALUATION_SEED = 20_000
 HELD_OUT, TRAIN = ":held_out", ":train"
@@ -33,21 +37,52 @@ GROUPS = ("terms", "other_rewards", "metrics", "left_out")
 """What an `Evaluation` has by name; in its file, the names follow the group and a slash."""
 
 
-def make_env(settings: TrainSettings, **changes: Any) -> VectorEnv[Any, Any, Any]:
-    """The vector environment of a run, with some keyword arguments changed."""
-    kwargs = settings.env_kwargs() | {"num_envs": settings.num_envs} | changes
-    return gym.make_vec("DiffusionT2I-v0", array_type="torch", **kwargs)
+def make_env(settings: TrainSettings, **changes: Any) -> Env:
+    """The vector environment of a run.
+
+    Args:
+        settings: The run's.
+        **changes: Other values of fields of `EnvConfig`, and of ``num_envs``. Options of rewards
+            that are not used after the change are dropped.
+    """
+    num_envs = changes.pop("num_envs", settings.run.num_envs)
+    config = dataclasses.replace(settings.env, **changes)
+    if "reward" in changes:
+        config = dataclasses.replace(config, reward_options=_used_options(config))
+    return gym.make_vec(
+        "DiffusionT2I-v0", num_envs=num_envs, array_type="torch", **dataclasses.asdict(config)
+    )
 
 
-def make_agent(settings: TrainSettings, env: VectorEnv[Any, Any, Any]) -> DiffusionPPO:
+def _used_options(config: EnvConfig) -> Mapping[str, Any] | None:
+    names = [config.reward] if isinstance(config.reward, str) else list(config.reward or ())
+    return {name: own for name, own in (config.reward_options or {}).items() if name in names}
+
+
+def base_env(env: Env) -> DiffusionT2IVectorEnv:
+    """The environment below every wrapper."""
+    base = env.unwrapped
+    assert isinstance(base, DiffusionT2IVectorEnv)
+    return base
+
+
+def make_agent(settings: TrainSettings, env: Env) -> DiffusionPPO:
     """A new agent."""
-    return DiffusionPPO("UNetPolicy", env, **settings.agent_kwargs())
+    return DiffusionPPO(
+        "UNetPolicy",
+        env,
+        seed=settings.run.seed,
+        policy_kwargs=dataclasses.asdict(settings.policy),
+        **dataclasses.asdict(settings.ppo),
+    )
 
 
-def evaluation_prompts(settings: TrainSettings, env: VectorEnv[Any, Any, Any]) -> str:
-    """The held-out part of the run's prompt set, or the training prompts where it has none."""
-    base: Any = env.unwrapped
-    spec = str(settings.prompts or base.model.default_prompts)
+def evaluation_prompts(env: Env) -> str | Sequence[str]:
+    """The held-out part of an environment's prompt set; its own prompts where there is none."""
+    spec = base_env(env).config.prompts
+    assert spec is not None  # the environment's own is filled in
+    if not isinstance(spec, str):
+        return spec
     held_out = f"{spec.removesuffix(TRAIN).removesuffix(HELD_OUT)}{HELD_OUT}"
     try:
         load_prompts(held_out)
@@ -57,33 +92,33 @@ def evaluation_prompts(settings: TrainSettings, env: VectorEnv[Any, Any, Any]) -
 
 
 def evaluate_run(
-    settings: TrainSettings, policy: UNetPolicy, env: VectorEnv[Any, Any, Any]
+    settings: TrainSettings, policy: UNetPolicy, env: Env, image_metrics: ImageMetrics
 ) -> Evaluation:
-    """Evaluates and monitors a policy on an environment as every evaluation of this run does it."""
+    """Evaluates a policy on an environment as every evaluation of this run does it."""
     return evaluate(
         policy,
         env,
-        samples=settings.eval_samples,
-        prompts=settings.eval_prompts,
+        samples=settings.evaluation.eval_samples,
+        prompts=settings.evaluation.eval_prompts,
         seed=EVALUATION_SEED,
-        image_metrics=make_image_metrics(settings, env),
+        image_metrics=image_metrics,
     )
 
 
 def make_image_metrics(
-    settings: TrainSettings, env: VectorEnv[Any, Any, Any], rewards: Sequence[str] | None = None
+    env: Env, trained_on: Any, rewards: Sequence[str] | None = None
 ) -> ImageMetrics:
     """What a run's evaluations measure besides the environment's reward.
 
     Embeddings are those of the embedded CLIP, whatever the model.
 
     Args:
-        settings: The run's; the reward that it trained on is left out.
-        env: The environment to evaluate on; its own reward is left out as well.
+        env: The environment to evaluate on; its own reward is left out.
+        trained_on: Name of the reward that the run trained on; it is left out as well.
         rewards: Names of rewards that were not trained on; None: as fits the model.
     """
-    base: Any = env.unwrapped
-    known = (settings.reward or base.model.default_reward, base.reward_function.name)
+    base = base_env(env)
+    known = (trained_on, base.reward_function.name)
     if rewards is None:
         rewards = OTHER_REWARDS.get(base.model.name, FALLBACK_REWARDS)
     device = str(base.device)
@@ -119,37 +154,46 @@ def base_policy(policy: UNetPolicy) -> UNetPolicy:
 
 def save_evaluation(evaluation: Evaluation, run: RunFolder) -> None:
     """Keeps the evaluation of the base model for the end of the run."""
-    partial = run.before_file.with_name(".before.partial.npz")
-    groups = {
+    arrays: dict[str, Any] = {
         f"{group}/{name}": np.asarray(value)
         for group in GROUPS
         for name, value in getattr(evaluation, group).items()
     }
-    np.savez_compressed(
-        partial,
-        prompts=np.array(evaluation.prompts),
-        rewards=evaluation.rewards,
-        images=evaluation.images,
-        **groups,
-    )
-    partial.replace(run.before_file)
+    arrays |= {
+        "prompts": np.array(evaluation.prompts),
+        "rewards": evaluation.rewards,
+        "images": evaluation.images,
+    }
+    with atomic(run.before_file) as partial:
+        np.savez_compressed(partial, **arrays)
 
 
 def load_evaluation(run: RunFolder) -> Evaluation:
-    """Reads back what `save_evaluation` wrote."""
+    """Reads back what `save_evaluation` wrote.
+
+    Raises:
+        InvalidInputError: The file is missing or damaged.
+    """
     if not run.before_file.is_file():
         raise InvalidInputError(f"expected the evaluation before training in {run.before_file}")
-    with np.load(run.before_file) as data:
-        groups: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
-        for key in data.files:
-            group, slash, name = key.partition("/")
-            if slash:
-                groups[group][name] = data[key]
-        reasons = {name: str(text) for name, text in groups.pop("left_out").items()}
-        return Evaluation(
-            prompts=data["prompts"].tolist(),
-            rewards=data["rewards"],
-            images=data["images"],
-            left_out=reasons,
-            **groups,
-        )
+    groups: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
+    try:
+        with np.load(run.before_file, allow_pickle=False) as data:
+            for key in data.files:
+                group, slash, name = key.partition("/")
+                if slash:
+                    groups[group][name] = data[key]
+            reasons = {name: str(text) for name, text in groups.pop("left_out").items()}
+            return Evaluation(
+                prompts=data["prompts"].tolist(),
+                rewards=data["rewards"],
+                images=data["images"],
+                left_out=reasons,
+                **groups,
+            )
+    except Exception as error:  # a damaged archive raises errors of many unrelated classes
+        raise InvalidInputError(
+            f"expected the evaluation before training in {run.before_file}, which is damaged "
+            f"({type(error).__name__}: {error}); remove it, and the run evaluates the base model "
+            "anew"
+        ) from error

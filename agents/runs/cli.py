@@ -1,43 +1,68 @@
-"""Command lines made from dataclasses, with errors that a person can read."""
+"""Command lines made from checked dataclasses, by tyro, with errors that a person can read."""
 
-import argparse
+import ast
 import dataclasses
+import inspect
+import itertools
 import json
 import sys
+import textwrap
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import gymnasium as gym
+import tyro
 from rich.console import Console
+from tyro.constructors import PrimitiveConstructorSpec, StructConstructorSpec, StructFieldSpec
 
+from agents.runs.screen import say
+from diffusion_gym.checks import Range, checked
 from diffusion_gym.errors import DiffusionGymError
 
-Settings = TypeVar("Settings")
+Options = TypeVar("Options")
+
+REGISTRY = tyro.constructors.ConstructorRegistry()
 
 
-def add_options(parser: argparse.ArgumentParser, settings: type[Any]) -> None:
-    """Adds one option per field of a dataclass; help and default come from the field."""
-    hints = typing.get_type_hints(settings)
-    for item in dataclasses.fields(settings):
-        text = item.metadata["help"]
-        if item.default is not None:
-            text += f" (default: {item.default})"
-        flag = f"--{item.name.replace('_', '-')}"
-        options = {"default": argparse.SUPPRESS, "help": text.replace("%", "%%")}
-        kind = _kind(hints[item.name])
-        if kind is bool:
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, **options)
-        else:
-            parse, metavar = PARSERS.get(kind, (kind, kind.__name__.upper()))
-            parser.add_argument(flag, type=parse, metavar=metavar, **options)
+def parse(
+    options: type[Options],
+    arguments: Sequence[str] | None,
+    *,
+    command: str,
+    description: str | None,
+    default: Options | None = None,
+) -> Options:
+    """Reads a command line; every option is checked as its field is.
+
+    Args:
+        options: The dataclass, of `Checked` fields or of such dataclasses.
+        arguments: The arguments; None: the process's own.
+        command: How the command is called, for its help.
+        description: What it does.
+        default: What is not given; None: the fields' own defaults.
+
+    Raises:
+        SystemExit: After ``--help`` (status 0), or an option that cannot be read (status 2).
+    """
+    given: dict[str, Any] = {} if default is None else {"default": default}
+    with REGISTRY:
+        parsed: Options = tyro.cli(
+            options,
+            args=None if arguments is None else list(arguments),
+            prog=command,
+            description=description,
+            config=(tyro.conf.OmitArgPrefixes,),
+            **given,
+        )
+    return parsed
 
 
-def given_options(options: argparse.Namespace, settings: type[Any]) -> dict[str, Any]:
-    """The fields of a dataclass that were given on the command line."""
-    names = {item.name for item in dataclasses.fields(settings)}
-    return {name: value for name, value in vars(options).items() if name in names}
+def parse_known(options: type[Options], arguments: Sequence[str]) -> tuple[Options, list[str]]:
+    """Reads some options of a command line, and returns them with the arguments that are left."""
+    with REGISTRY:
+        return tyro.cli(options, args=list(arguments), return_unknown_args=True, add_help=False)
 
 
 def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
@@ -45,45 +70,178 @@ def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
     try:
         status = main(None)
     except (DiffusionGymError, gym.error.Error, OSError) as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {_plain(error)}", highlight=False)
+        text = " ".join(str(error).split()) or type(error).__name__
+        say(Console(stderr=True), text, heading="error:", style="bold red")
         status = 2
     except KeyboardInterrupt:
+        say(Console(stderr=True), "interrupted", style="bold")
         status = 130
     sys.exit(status)
 
 
-def _plain(error: BaseException) -> str:
-    return " ".join(str(error).replace("[", r"\[").split()) or type(error).__name__
+@REGISTRY.struct_rule
+def _fields(info: tyro.constructors.StructTypeInfo) -> StructConstructorSpec | None:
+    """Options of a dataclass: named, explained, bounded and read as its fields say."""
+    if not dataclasses.is_dataclass(info.type):
+        return None
+    hints = typing.get_type_hints(info.type, include_extras=True)
+    explained = explanations(info.type)
+    given = info.default if isinstance(info.default, info.type) else None
+    return StructConstructorSpec(
+        instantiate=info.type,
+        fields=tuple(
+            StructFieldSpec(
+                name=item.name,
+                type=_readable(item.name, hints[item.name]),
+                default=_default(item) if given is None else getattr(given, item.name),
+                helptext=explained.get(item.name),
+            )
+            for item in dataclasses.fields(info.type)
+        ),
+    )
 
 
-def _kind(hint: Any) -> type:
-    """``int`` for ``int`` and for ``int | None``, ``Mapping`` for ``Mapping[str, Any] | None``."""
-    if isinstance(hint, types.UnionType):
-        hint = next(part for part in typing.get_args(hint) if part is not type(None))
-    return typing.cast(type, typing.get_origin(hint) or hint)
+def _default(item: dataclasses.Field[Any]) -> Any:
+    if item.default is not dataclasses.MISSING:
+        return item.default
+    if item.default_factory is not dataclasses.MISSING:
+        return item.default_factory()
+    return tyro.MISSING
 
 
-def _json_object(text: str) -> dict[str, Any]:
+def explanations(kind: type[Any]) -> dict[str, str]:
+    """The texts below the fields of a dataclass, by the fields' names."""
+    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    assert isinstance(definition, ast.ClassDef)
+    return {
+        field.target.id: " ".join(text.value.value.split())
+        for field, text in itertools.pairwise(definition.body)
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(field.target, ast.Name)
+        and isinstance(text, ast.Expr)
+        and isinstance(text.value, ast.Constant)
+        and isinstance(text.value.value, str)
+    }
+
+
+def _readable(name: str, kind: Any) -> Any:
+    """The type of a field as tyro reads it: by our own checks, but for flags and named choices."""
+    if _is_own(kind) or kind is bool:
+        return kind
+    alternatives = _alternatives(kind)
+    if all(typing.get_origin(one) is Literal for one in alternatives):
+        return kind
+    spec: PrimitiveConstructorSpec[Any] = PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=_metavar(kind),
+        instance_from_str=lambda arguments: from_text(name, arguments[0], kind),
+        is_instance=lambda value: True,
+        str_from_instance=lambda value: [_as_text(value)],
+    )
+    return Annotated[kind, spec]
+
+
+def _is_own(kind: Any) -> bool:
+    """Whether a type is a dataclass, or carries tyro's own marks."""
+    if dataclasses.is_dataclass(kind):
+        return True
+    notes = typing.get_args(kind)[1:] if typing.get_origin(kind) is Annotated else ()
+    return any(not isinstance(note, Range) for note in notes)
+
+
+def from_text(name: str, text: str, kind: Any) -> Any:
+    """A value from the text of an argument or a cell.
+
+    Args:
+        name: What it is, for messages.
+        text: Words, a number, "none", names with commas between them, or JSON.
+        kind: Its type, as a field of `Checked` is annotated with.
+
+    Raises:
+        InvalidInputError: It is none of that type, or outside its range.
+    """
+    kinds = [typing.get_origin(one) or one for one in map(_bare, _alternatives(kind))]
+    if types.NoneType in kinds and text.lower() == "none":
+        return None
+    value: Any = text
+    if text[:1] in "{[" and (Mapping in kinds or Sequence in kinds):
+        value = _json(name, text)
+    elif Sequence in kinds and str not in kinds:
+        value = [word.strip() for word in text.split(",")]
+    elif int in kinds or float in kinds:
+        value = _number(text)
+    return checked(name, value, kind)
+
+
+def _json(name: str, text: str) -> Any:
     try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"expected JSON, got {text!r}: {error}") from error
-    if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(
-            f"expected a JSON object such as '{{\"name\": 1}}', got {text!r}"
-        )
-    return value
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"expected {name} as JSON, got {text!r}: {error}") from error
 
 
-def _names(text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",")]
-    if not all(names):
-        raise argparse.ArgumentTypeError(f"expected names with commas between them, got {text!r}")
-    return names
+def _number(text: str) -> Any:
+    """The number that a text shows; any other text as it is, for `checked` to refuse."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text
 
 
-PARSERS: dict[type, tuple[Callable[[str], Any], str]] = {
-    Mapping: (_json_object, "JSON"),
-    Sequence: (_names, "NAME,…"),
+def _alternatives(kind: Any) -> tuple[Any, ...]:
+    bare = _bare(kind)
+    is_union = isinstance(bare, types.UnionType) or typing.get_origin(bare) is typing.Union
+    return typing.get_args(bare) if is_union else (kind,)
+
+
+def _bare(kind: Any) -> Any:
+    return typing.get_args(kind)[0] if typing.get_origin(kind) is Annotated else kind
+
+
+_METAVARS: Mapping[Any, str] = {
+    int: "INT",
+    float: "FLOAT",
+    str: "TEXT",
+    Mapping: "JSON",
+    Sequence: "NAME,…",
+    types.NoneType: "none",
 }
-"""What reads the values of an option that are no plain numbers or texts, and what stands for it."""
+
+
+def _metavar(kind: Any) -> str:
+    """A type and its range in a few letters, such as ``INT≥1`` or ``none|FLOAT>0``."""
+    limits = _limits(kind)
+    words: list[str] = []
+    origins = [typing.get_origin(_bare(one)) or _bare(one) for one in _alternatives(kind)]
+    for one, origin in zip(_alternatives(kind), origins, strict=True):
+        if origin is Literal:
+            words.extend(typing.get_args(one))
+        elif origin is Sequence and str in origins:
+            words.append("JSON")
+        elif origin in _METAVARS:
+            words.append(f"{_METAVARS[origin]}{_short(_limits(one) or limits)}")
+    return "|".join(sorted(words, key=lambda word: word != "none"))
+
+
+def _limits(kind: Any) -> Range | None:
+    notes = typing.get_args(kind)[1:] if typing.get_origin(kind) is Annotated else ()
+    return next((note for note in notes if isinstance(note, Range)), None)
+
+
+def _short(limits: Range | None) -> str:
+    if limits is None:
+        return ""
+    if limits.high < float("inf"):
+        return f"[{limits.low:g}…{limits.high:.10g}]"
+    return f">{limits.above:g}" if limits.above > float("-inf") else f"≥{limits.low:g}"
+
+
+def _as_text(value: Any) -> str:
+    """What would have to be typed for a value, for the defaults in the help."""
+    if isinstance(value, Mapping):
+        return json.dumps(value)
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value))
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

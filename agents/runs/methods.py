@@ -1,11 +1,12 @@
-"""The reward shapings that the command line offers, each with its published defaults."""
+"""The reward shapings that a run can train with, each with the settings that belong to it."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from gymnasium.vector import VectorEnv
 
+from diffusion_gym.checks import Checked, Count
 from diffusion_gym.errors import unknown_name
 from diffusion_gym.wrappers import (
     B2DiffuRLReward,
@@ -13,74 +14,131 @@ from diffusion_gym.wrappers import (
     SparseReward,
     UniformCreditReward,
 )
-
-BRANCHES = 5
-B2_START = 0.7
-"""Share of the steps that B² trains first: 14 of 20, as released."""
-
-B2_HISTORY = 8
-"""Earlier rounds that B² compares a reward with, as released."""
-
-COCA_WINDOWS = 10
-"""CoCA's windows of 5 in 50 steps, kept as a number of windows where it divides T."""
+from diffusion_gym.wrappers.b2 import RELEASED_HISTORY, released_start
 
 Env = VectorEnv[Any, Any, Any]
 
 
 @dataclass(frozen=True)
-class Course:
+class ShapingConfig(Checked):
+    """How the return of an episode becomes advantages of its steps."""
+
+    shaping: str = "sparse"
+    """Reward shaping, by name."""
+
+    b2_start: Count | None = None
+    """B²-DiffuRL's trained steps in the first round, which rise to T; by default 0.7 T."""
+
+
+@dataclass(frozen=True)
+class RunLength:
     """How long a run is, over which B²'s trained suffix grows.
 
     Attributes:
         rounds: Rounds of the run; B²-DiffuRL's stages.
         batches_per_round: Batches in each, which `B2DiffuRLReward` counts as stages.
-        b2_start: Trained steps in the first round; None is as released.
     """
 
     rounds: int
     batches_per_round: int = 1
-    b2_start: int | None = None
 
 
-def shape_rewards(env: Env, shaping: str, course: Course) -> Env:
+@dataclass(frozen=True)
+class Method:
+    """A reward shaping and what it is used with.
+
+    Attributes:
+        wrap: Puts the wrappers around an environment.
+        published: Settings that it was published with, whatever the model.
+        checkpoint: Settings for Stable Diffusion, as published.
+        embedded: Settings for the embedded model, as ``python -m benchmarks.shaping`` found them
+            for `house_style`: the more of the credit the early, noisy steps get, the lower a rate
+            they need.
+    """
+
+    wrap: Callable[[Env, ShapingConfig, RunLength], Env]
+    published: Mapping[str, Any] = field(default_factory=dict)
+    checkpoint: Mapping[str, Any] = field(default_factory=dict)
+    embedded: Mapping[str, Any] = field(default_factory=dict)
+
+
+def shape_rewards(env: Env, config: ShapingConfig, length: RunLength) -> Env:
     """Wraps a vector environment.
 
     Args:
         env: The environment.
-        shaping: A key of `SHAPINGS`.
-        course: The run's length.
+        config: Names a key of `METHODS`.
+        length: The run's length.
 
     Raises:
         InvalidInputError: The shaping is unknown or cannot be had in this environment.
     """
-    if shaping not in SHAPINGS:
-        raise unknown_name("shaping", shaping, SHAPINGS)
-    return SHAPINGS[shaping](env, course)
+    return method(config.shaping).wrap(env, config, length)
 
 
-def _coca(env: Env, course: Course) -> Env:
-    steps = env.unwrapped.schedule.num_steps  # type: ignore[attr-defined]
-    windows = COCA_WINDOWS if steps % COCA_WINDOWS == 0 else steps
-    return CoCAReward(env, windows=windows)
+def method(name: str) -> Method:
+    """A method by name.
+
+    Raises:
+        InvalidInputError: There is none.
+    """
+    if name not in METHODS:
+        raise unknown_name("shaping", name, METHODS)
+    return METHODS[name]
 
 
-def _b2(env: Env, course: Course) -> Env:
+def _sparse(env: Env, config: ShapingConfig, length: RunLength) -> Env:
+    del config, length
+    return SparseReward(env)
+
+
+def _uniform(env: Env, config: ShapingConfig, length: RunLength) -> Env:
+    del config, length
+    return UniformCreditReward(env)
+
+
+def _coca(env: Env, config: ShapingConfig, length: RunLength) -> Env:
+    del config, length
+    return CoCAReward(env)
+
+
+def _b2(env: Env, config: ShapingConfig, length: RunLength) -> Env:
     """The released schedule, over the whole run: from 0.7 T trained steps to T."""
     steps = env.unwrapped.schedule.num_steps  # type: ignore[attr-defined]
-    start = round(B2_START * steps) if course.b2_start is None else course.b2_start
-    batches = course.batches_per_round
+    start = released_start(steps) if config.b2_start is None else config.b2_start
+    batches = length.batches_per_round
     return B2DiffuRLReward(
-        env,
-        branches=BRANCHES,
-        schedule=(start, course.rounds * batches),
-        history=B2_HISTORY * batches,
+        env, schedule=(start, length.rounds * batches), history=RELEASED_HISTORY * batches
     )
 
 
-SHAPINGS: dict[str, Callable[[Env, Course], Env]] = {
-    "sparse": lambda env, course: SparseReward(env),
-    "uniform": lambda env, course: UniformCreditReward(env),
-    "coca": _coca,
-    "b2": _b2,
-    "b2+coca": lambda env, course: _coca(_b2(env, course), course),
+def _b2_coca(env: Env, config: ShapingConfig, length: RunLength) -> Env:
+    return _coca(_b2(env, config, length), config, length)
+
+
+# B²-DiffuRL's five branches, two passes and wide clip range (arXiv 2503.11240).
+_BRANCHED = {"num_envs": 60, "samples_per_prompt": 5, "clip_range": 0.1, "n_epochs": 2}
+
+METHODS: Mapping[str, Method] = {
+    "sparse": Method(_sparse),
+    "uniform": Method(_uniform, embedded={"learning_rate": 1e-4}),
+    "coca": Method(
+        _coca,
+        published={"standardise_steps": "center"},  # arXiv 2505.19196
+        checkpoint={"learning_rate": 1e-4},
+        embedded={"learning_rate": 5e-5},
+    ),
+    "b2": Method(
+        _b2,
+        published=_BRANCHED,
+        checkpoint={"learning_rate": 1e-4},
+        embedded={"learning_rate": 1e-4},
+    ),
+    "b2+coca": Method(
+        _b2_coca,
+        published=_BRANCHED,
+        checkpoint={"learning_rate": 1e-4},
+        embedded={"learning_rate": 5e-5},
+    ),
 }
+"""Every method by the name that the command line knows it by."""

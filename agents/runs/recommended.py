@@ -1,13 +1,15 @@
 """What is recommended where a run's settings leave something open."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from diffusion_gym.models.embedded import EMOJI64
+import torch
 
-EMBEDDED: dict[str, Any] = {
+from agents.runs.methods import method
+from diffusion_gym.models.embedded import EMBEDDED_DEFAULTS, EMOJI64
+
+EMBEDDED: Mapping[str, Any] = {
     "images": 1216,
-    "eta": 1.0,
-    "dtype": "float32",
     "guidance": 1.0,
     "lora_rank": 0,
     "batch_size": 160,
@@ -16,9 +18,11 @@ EMBEDDED: dict[str, Any] = {
     "num_envs": 64,
     "samples_per_prompt": 8,
     "batches_per_round": 1,
-    "epochs": 1,
+    "n_epochs": 1,
 }
-EMBEDDED_REWARDS: dict[str, dict[str, Any]] = {
+"""For the embedded model."""
+
+EMBEDDED_REWARDS: Mapping[str, Mapping[str, Any]] = {
     "house_style": {"prompts": "emoji-objects"},
     "jpeg_compressibility": {"prompts": "emoji-objects", "learning_rate": 4e-4},
     "jpeg_incompressibility": {"prompts": "emoji-objects", "learning_rate": 4e-4},
@@ -27,8 +31,7 @@ EMBEDDED_REWARDS: dict[str, dict[str, Any]] = {
 }
 """What was found to learn on the embedded model; README, "What was tried", has the figures."""
 
-CHECKPOINT: dict[str, Any] = {
-    "prompts": "animals",
+CHECKPOINT: Mapping[str, Any] = {
     "images": 25_600,
     "dtype": "float16",
     "guidance": 5.0,
@@ -39,48 +42,38 @@ CHECKPOINT: dict[str, Any] = {
     "num_envs": 32,
     "samples_per_prompt": 8,
     "batches_per_round": 8,
-    "epochs": 1,
+    "n_epochs": 1,
 }
 """For any other model: DDPO's published setting (arXiv 2305.13301; kvablack/ddpo-pytorch), 100
 rounds of 256 images, but in groups of 8 images per prompt; not tried here on real weights."""
 
-ON_CPU = {"dtype": "float32"}
+ON_CPU: Mapping[str, Any] = {"dtype": "float32"}
 """CPUs compute slower in half precisions than in float32, or not at all."""
 
-BRANCHED = {"num_envs": 60, "samples_per_prompt": 5, "clip_range": 0.1, "epochs": 2}
-SHAPED: dict[str, dict[str, Any]] = {
-    "coca": {"standardise_steps": "center"},
-    "b2": BRANCHED,
-    "b2+coca": BRANCHED,
-}
-"""Published with the methods: CoCA's second standardisation (arXiv 2505.19196), B²-DiffuRL's five
-branches, two passes and wide clip range (2503.11240)."""
 
-SHAPED_EMBEDDED: dict[str, dict[str, Any]] = {
-    "uniform": {"learning_rate": 1e-4},
-    "coca": {"learning_rate": 5e-5},
-    "b2": {"learning_rate": 1e-4},
-    "b2+coca": {"learning_rate": 5e-5},
-}
-"""What ``python -m benchmarks.shaping`` found for `house_style`: the more of the credit the early,
-noisy steps get, the lower a rate they need."""
-
-SHAPED_CHECKPOINT = {shaping: {"learning_rate": 1e-4} for shaping in SHAPED}
-"""Their published learning rate, for Stable Diffusion."""
-
-
-def recommended(model: str, reward: str, shaping: str, device: str = "cpu") -> dict[str, Any]:
-    """Defaults for a model, a reward and a shaping on a device, later ones taking precedence.
+def recommended(
+    model: str, reward: Any = None, shaping: str = "sparse", device: str = "auto"
+) -> dict[str, Any]:
+    """Settings for a model, a reward and a shaping on a device, later ones taking precedence.
 
     Args:
         model: Its name.
-        reward: Its name.
+        reward: Its name; None is the model's own. A weighted sum has no settings of its own.
         shaping: Its name.
-        device: A torch device, not "auto".
+        device: A torch device, or "auto".
+
+    Raises:
+        InvalidInputError: There is no such shaping.
     """
-    shaped = SHAPED.get(shaping, {})
+    chosen = method(shaping)
     if model == EMOJI64:
-        own = EMBEDDED_REWARDS.get(reward, {})
-        return EMBEDDED | own | shaped | SHAPED_EMBEDDED.get(shaping, {})
-    on_device = ON_CPU if device.startswith("cpu") else {}
-    return CHECKPOINT | on_device | shaped | SHAPED_CHECKPOINT.get(shaping, {})
+        named = reward if isinstance(reward, str) else None
+        own = EMBEDDED_REWARDS.get(named or EMBEDDED_DEFAULTS[model].reward, {})
+        return {**EMBEDDED, **own, **chosen.published, **chosen.embedded}
+    on_cpu = device.startswith("cpu") or (device == "auto" and not torch.cuda.is_available())
+    return {
+        **CHECKPOINT,
+        **(ON_CPU if on_cpu else {}),
+        **chosen.published,
+        **chosen.checkpoint,
+    }

@@ -10,6 +10,7 @@ from agents.evaluation.evaluation import Evaluation, mean, paired_difference
 from agents.evaluation.image_metrics import Array
 from agents.evaluation.pictures import before_after, credit_per_step, reward_curve
 from agents.runs.run_folder import RunFolder, write_json
+from agents.runs.screen import command, plain, say
 
 
 def comparison_table(before: Evaluation, after: Evaluation, reward: str, title: str) -> Table:
@@ -18,12 +19,12 @@ def comparison_table(before: Evaluation, after: Evaluation, reward: str, title: 
     First the reward and its terms, then what was not trained on: other rewards, the diversity of
     each prompt's images and the KL divergence to the base model.
     """
-    table = Table(title=title, title_justify="left")
+    table = Table(title=plain(title), title_justify="left")
     table.add_column("")
     for name in ("before", "after"):
         table.add_column(name, justify="right")
     table.add_column("difference, 95% interval", justify="right")
-    table.add_row(reward, *_cells(before.rewards, after.rewards), style="bold")
+    table.add_row(plain(reward), *_cells(before.rewards, after.rewards), style="bold")
     _add_rows(table, before.terms, after.terms)
     sections = {
         "not trained on": (before.other_rewards, after.other_rewards),
@@ -39,7 +40,7 @@ def comparison_table(before: Evaluation, after: Evaluation, reward: str, title: 
 
 def _add_rows(table: Table, before: dict[str, Array], after: dict[str, Array]) -> None:
     for name in after:
-        table.add_row(f"  {name}", *_cells(before[name], after[name]), style="dim")
+        table.add_row(plain(f"  {name}"), *_cells(before[name], after[name]), style="dim")
 
 
 def _cells(before: Array, after: Array) -> tuple[str, str, str]:
@@ -53,12 +54,7 @@ def print_comparison(
     """Prints the table of two evaluations, and which rewards it lacks."""
     console.print(comparison_table(before, after, reward, title))
     for name, reason in after.left_out.items():
-        console.print(
-            f"{name} left out: it cannot read these prompts ({reason})",
-            style="dim",
-            highlight=False,
-            markup=False,
-        )
+        say(console, f"{name} left out: it cannot read these prompts ({reason})", style="dim")
 
 
 def comparison(before: Evaluation, after: Evaluation) -> dict[str, Any]:
@@ -93,6 +89,15 @@ def _number(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
+def figures(before: Evaluation, after: Evaluation, reward: str) -> dict[str, Any]:
+    """What a policy scores before and after training, for JSON files."""
+    return {
+        "reward": reward,
+        **_figures(before.rewards, after.rewards),
+        **comparison(before, after),
+    }
+
+
 def summarise(
     run: RunFolder, before: Evaluation, after: Evaluation, reward: str, seconds: float
 ) -> dict[str, Any]:
@@ -101,11 +106,11 @@ def summarise(
     difference = paired_difference(before.rewards, after.rewards)
     return {
         "reward": reward,
-        "held_out_before": mean(before.rewards),
-        "held_out_after": mean(after.rewards),
-        "difference": difference.mean,
-        "difference_low": difference.low,
-        "difference_high": difference.high,
+        "held_out_before": _number(mean(before.rewards)),
+        "held_out_after": _number(mean(after.rewards)),
+        "difference": _number(difference.mean),
+        "difference_low": _number(difference.low),
+        "difference_high": _number(difference.high),
         "terms_before": {k: _number(mean(v)) for k, v in before.terms.items()},
         "terms_after": {k: _number(mean(v)) for k, v in after.terms.items()},
         **comparison(before, after),
@@ -141,20 +146,17 @@ def write_report(
     write_json(run.summary_file, summary)
     title = f"{len(before.prompts)} {where} prompts x {before.rewards.shape[1]} images, same noise"
     print_comparison(console, before, after, reward, title)
-    console.print(
+    say(
+        console,
         f"{summary['images']:,} images in {seconds:.0f} s of training "
         f"({summary['images'] / seconds:.1f} images/s), "
         f"{summary['denoiser_evaluations']:,} denoiser evaluations",
-        highlight=False,
     )
     for name, file in (
         ("pictures", run.pictures_file),
         ("reward curve", run.curve_file),
         ("weights for diffusers", run.exported),
     ):
-        console.print(f"{name:>22}: {file}", highlight=False, soft_wrap=True)
-    console.print(
-        f'Draw with it: python -m agents.sample {run.path} --prompt "{before.prompts[0]}"',
-        highlight=False,
-        soft_wrap=True,
-    )
+        say(console, f"{name:>22}: {file}")
+    sample = ("python", "-m", "agents.sample", run.path, "--prompt", before.prompts[0])
+    say(console, f"Draw with it: {command(sample)}")

@@ -1,15 +1,21 @@
 """The folder that a training run leaves behind."""
 
 import csv
+import itertools
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
 from stable_baselines3.common.logger import KVWriter
 
 from agents.common.checkpoint import AGENT, latest_checkpoint
+from agents.files import atomic
 from agents.runs.settings import TrainSettings
 from diffusion_gym.errors import InvalidInputError
+
+RUNS = Path("runs")
+"""Where runs go that are not told otherwise."""
 
 CREDIT = "credit/step_"
 """What the columns of a step's credit begin with."""
@@ -55,19 +61,23 @@ class RunFolder:
         Raises:
             InvalidInputError: The folder is in use, or cannot be written to.
         """
-        path = Path(settings.output) if settings.output else _free_name(settings)
-        run = cls(path)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise InvalidInputError(
-                f"expected a new or empty run folder, got {path}, which is in use; continue that "
-                f"run with --resume {path}, or name another with --output"
-            )
+        output = settings.run.output
+        if output and (found := Path(output).expanduser()).exists():
+            if not found.is_dir() or any(found.iterdir()):
+                raise InvalidInputError(
+                    f"expected a new or empty run folder, got {found}, which is in use; continue "
+                    f"that run with --resume {shlex.quote(str(found))}, or name another with "
+                    "--output"
+                )
         try:
+            path = Path(output).expanduser() if output else _new_folder(settings)
             path.mkdir(parents=True, exist_ok=True)
-            write_json(run.settings_file, settings.as_dict())
+            run = cls(path)
+            write_json(run.settings_file, settings.flat())
         except OSError as error:
             raise InvalidInputError(
-                f"expected a run folder that can be written to, got {path}: {error.strerror}"
+                f"expected a run folder that can be written to, got {output or RUNS}: "
+                f"{error.strerror}"
             ) from error
         return run
 
@@ -94,8 +104,9 @@ class RunFolder:
             InvalidInputError: The file is damaged, or of another version.
         """
         try:
-            return TrainSettings(**json.loads(self.settings_file.read_text()))
-        except (ValueError, TypeError) as error:
+            flat = json.loads(self.settings_file.read_text(encoding="utf-8"))
+            return TrainSettings.from_flat(flat)
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise InvalidInputError(
                 f"expected the settings of a training run in {self.settings_file}, got: {error}"
             ) from error
@@ -115,9 +126,12 @@ class RunFolder:
         if not self.metrics_file.is_file():
             return []
         with self.metrics_file.open(newline="") as stream:
+            rows = csv.reader(stream)
+            columns = next(rows, [])
             return [
-                {name: float(value) for name, value in row.items() if value}
-                for row in csv.DictReader(stream)
+                {name: float(cell) for name, cell in zip(columns, row, strict=True) if cell}
+                for row in rows
+                if len(row) == len(columns)  # a full disk, or a kill, cuts the last one
             ]
 
     def mean_credit(self) -> list[float]:
@@ -129,10 +143,11 @@ class RunFolder:
     def keep_metrics(self, rounds: int) -> None:
         """Drops the rounds after a checkpoint, which a resumed run will repeat."""
         rows = [row for row in self.metrics() if row["count/rounds"] <= rounds]
-        self.metrics_file.unlink(missing_ok=True)
-        writer = MetricsFile(self.metrics_file)
-        for row in rows:
-            writer.write(row, {})
+        with atomic(self.metrics_file) as partial:
+            partial.touch()
+            writer = MetricsFile(partial)
+            for row in rows:
+                writer.write(row, {})
 
 
 class MetricsFile(KVWriter):
@@ -165,14 +180,26 @@ class MetricsFile(KVWriter):
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes JSON under a temporary name and renames it, so that no half file is ever seen."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    partial.replace(path)
+    """Writes JSON such that no half file is ever seen.
+
+    Raises:
+        InvalidInputError: The path is neither a file nor free.
+    """
+    with atomic(path) as partial:
+        partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def _free_name(settings: TrainSettings) -> Path:
-    shaping = "" if settings.shaping == "sparse" else f"-{settings.shaping}"
-    stem = f"{settings.reward}{shaping}-seed{settings.seed}"
-    names = (stem if k == 1 else f"{stem}-{k}" for k in range(1, 10**6))
-    return next(p for p in (Path("runs") / name for name in names) if not p.exists())
+def _new_folder(settings: TrainSettings) -> Path:
+    """Makes a folder of a name that no run has, also where two runs start at the same moment."""
+    reward = settings.env.reward
+    name = reward if isinstance(reward, str) else "+".join(reward or ())
+    shaping = "" if settings.shaping.shaping == "sparse" else f"-{settings.shaping.shaping}"
+    stem = f"{name}{shaping}-seed{settings.run.seed}"
+    for number in itertools.count(1):
+        path = RUNS / (stem if number == 1 else f"{stem}-{number}")
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return path
+    raise AssertionError("numbers do not end")

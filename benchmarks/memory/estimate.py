@@ -40,19 +40,19 @@ class Training:
     """One way to train.
 
     Attributes:
-        lora_rank: Rank of adapters; None trains all weights.
+        lora_rank: Rank of adapters; 0 trains all weights.
         autocast: Precision of the arithmetic, and of all frozen networks.
         gradient_checkpointing: Whether activations are computed anew in the backward pass.
         optimizer: A key of `OPTIMIZER_BYTES`.
     """
 
-    lora_rank: int | None
+    lora_rank: int
     autocast: str = "bfloat16"
     gradient_checkpointing: bool = False
     optimizer: str = "adamw_fused"
 
     def __str__(self) -> str:
-        what = "all weights" if self.lora_rank is None else f"LoRA rank {self.lora_rank}"
+        what = "all weights" if self.lora_rank == 0 else f"LoRA rank {self.lora_rank}"
         return ", ".join(
             [what, self.autocast]
             + ["checkpointing"] * self.gradient_checkpointing
@@ -154,7 +154,7 @@ def needs(size: ModelSize, training: Training) -> Needs:
 def training_denoiser(size: ModelSize, training: Training, precision: Precision) -> Denoiser:
     """A denoiser as `UNetPolicy` sets it up, on torch's default device."""
     denoiser = size.denoiser()
-    if training.lora_rank is None:
+    if training.lora_rank == 0:
         denoiser.requires_grad_(True)
     else:
         add_lora(precision.freeze(denoiser), LoraSettings(training.lora_rank))

@@ -90,8 +90,25 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="methods at a time")
     parser.add_argument("--output", type=Path, default=Path("runs/shaping"), help="the runs")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="figures, tables, picture")
-    parser.add_argument("--report-only", action="store_true", help="of the figures in --results")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--results",
+        type=Path,
+        default=Path("runs/shaping/results"),
+        help="figures, tables, picture",
+    )
+    where.add_argument(
+        "--publish",
+        dest="results",
+        action="store_const",
+        const=RESULTS,
+        help="replace the results that are kept in the repository",
+    )
+    parser.add_argument(
+        "--report-only",
+        action="store_true",
+        help="of the figures in --results",
+    )
     options = parser.parse_args()
     if BASELINE not in options.methods:
         parser.error(f"--methods must name the baseline, {BASELINE!r}")

@@ -14,9 +14,9 @@ def measured(task: str, method: str, folder: RunFolder) -> dict[str, Any]:
     return {
         "task": task,
         "method": method,
-        "seed": settings.seed,
-        "learning_rate": settings.learning_rate,
-        "clip_range": settings.clip_range,
+        "seed": settings.run.seed,
+        "learning_rate": settings.ppo.learning_rate,
+        "clip_range": settings.ppo.clip_range,
         "curve": held_out_curve(folder),
         "summary": folder.summary(),
     }

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from agents.runs.run_folder import RunFolder
 from agents.runs.settings import TrainSettings
-from agents.train import Training
+from agents.runs.training import Training
 from benchmarks.shaping.protocol import Options
 
 
@@ -32,13 +32,18 @@ class Run:
             ValueError: It was made with other settings.
         """
         folder = RunFolder.open(self.path)
-        wished = TrainSettings(**self.options, output=str(self.path))
-        if folder.settings != wished:
+        others = self.settings.differences(folder.settings)
+        if others:
             raise ValueError(
                 f"expected the run in {self.path} to have the settings of this benchmark, got "
-                "others: remove it, or name another folder with --output"
+                f"another {', '.join(others)}: remove it, or name another folder with --output"
             )
         return folder
+
+    @property
+    def settings(self) -> TrainSettings:
+        """The settings that it is begun with."""
+        return TrainSettings.of(**self.options, output=str(self.path))
 
 
 def complete(run: Run) -> Run:
@@ -56,9 +61,9 @@ def complete(run: Run) -> Run:
         return run
     run.path.parent.mkdir(parents=True, exist_ok=True)
     with run.path.with_name(f"{run.path.name}.log").open("a") as log:
-        settings = TrainSettings(**run.options, output=str(run.path))
-        training = Training(settings, Console(file=log), run.folder if begun else None)
-        if training.run():
+        folder = run.folder if begun else None
+        settings = folder.settings if folder else run.settings
+        if Training(settings, Console(file=log), folder).run():
             raise KeyboardInterrupt(f"stopped the run in {run.path}")
     for heavy in (run.folder.checkpoints, run.folder.exported, run.folder.tensorboard):
         shutil.rmtree(heavy)

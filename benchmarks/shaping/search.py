@@ -77,7 +77,9 @@ class Search:
         return Trial(task, method, learning_rate, clip_range, last_reward(run.folder))
 
     def _published_clip_range(self, task: str, method: str) -> float:
-        return float(TrainSettings(**self.budget.searched(task, method)).clip_range or 0.0)
+        clip_range = TrainSettings.of(**self.budget.searched(task, method)).ppo.clip_range
+        assert not callable(clip_range)
+        return clip_range
 
 
 def rounded(rate: float) -> float:

@@ -30,9 +30,12 @@ from diffusion_gym.wrappers.reward_history import RewardHistory, leave_one_out_m
 BASELINES = ("history", "branch")
 EPSILON = 1e-8
 
-#: k of the first stage as a share of T, and the number of stages, as released: 14 of 20, 100.
+#: As released: branches of a group; k of the first stage as a share of T, 14 of 20; the number of
+#: stages; and the earlier stages that a reward is compared with.
+RELEASED_BRANCHES = 5
 RELEASED_START = 0.7
 RELEASED_STAGES = 100
+RELEASED_HISTORY = 8
 
 
 class B2DiffuRLReward(RewardShaping):
@@ -79,13 +82,13 @@ class B2DiffuRLReward(RewardShaping):
         self,
         env: Any,
         *,
-        branches: int = 5,
+        branches: int = RELEASED_BRANCHES,
         schedule: Sequence[int] | None = None,
         positive: float = 0.5,
         negative: float = -0.5,
         baseline: str = "history",
         all_branches: bool = False,
-        history: int = 8,
+        history: int = RELEASED_HISTORY,
     ) -> None:
         if not isinstance(env, VectorEnv):
             raise InvalidInputError(
@@ -255,6 +258,11 @@ class B2DiffuRLReward(RewardShaping):
                 )
 
 
+def released_start(num_steps: int) -> int:
+    """Trained steps of the first stage as released, 14 of 20, scaled to T steps."""
+    return max(1, round(RELEASED_START * num_steps))
+
+
 def trained_steps(stage: int, stages: int, start: int, num_steps: int) -> int:
     """k(j): how many of the last steps are trained in a stage (B²-DiffuRL, arXiv 2503.11240).
 
@@ -293,7 +301,7 @@ def select_branches(z: Tensor, positive: float, negative: float) -> Tensor:
 
 def _checked_schedule(schedule: Sequence[int] | None, num_steps: int) -> tuple[int, int]:
     if schedule is None:
-        return max(1, round(RELEASED_START * num_steps)), RELEASED_STAGES
+        return released_start(num_steps), RELEASED_STAGES
     start, stages = schedule
     if not 1 <= start <= num_steps or stages < 1:
         raise InvalidInputError(

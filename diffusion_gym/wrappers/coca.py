@@ -32,6 +32,9 @@ from diffusion_gym.wrappers.hindsight import restrict_credit
 
 SIMILARITIES = ("predicted_clean", "latent")
 
+#: The paper's number of windows: 50 steps in windows of 5.
+RELEASED_WINDOWS = 10
+
 #: Sum of gains, or share of the credit inside a mask, below which shares would be blown up.
 GUARD = 0.05
 
@@ -56,7 +59,8 @@ class CoCAReward(CreditReward):
     Args:
         env: A single or vector environment.
         windows: Number of windows, T/W; it must divide T. The paper's W = 5 at T = 50 is 10
-            windows; at T = 10, 10 windows are single steps. One window is uniform credit.
+            windows; at T = 10, 10 windows are single steps. One window is uniform credit. None:
+            10 where that divides T, else T.
         alpha: Part of the return that every step gets in full: step i is trained on
             A (α + (1−α) Σ_{j≥i} w_j). It is the credit α at the last step beside (1−α) w.
         similarity: ``"predicted_clean"`` compares x̂0_i, which the policy must tell the
@@ -72,7 +76,7 @@ class CoCAReward(CreditReward):
         self,
         env: Any,
         *,
-        windows: int = 10,
+        windows: int | None = None,
         alpha: float = 0.0,
         similarity: str = "predicted_clean",
         guard: float = GUARD,
@@ -85,7 +89,10 @@ class CoCAReward(CreditReward):
         if not guard > 0:
             raise InvalidInputError(f"expected a guard > 0, got {guard}")
         base: BaseEnv = self.unwrapped
-        self.window = window_size(base.schedule.num_steps, windows)
+        num_steps = base.schedule.num_steps
+        if windows is None:
+            windows = RELEASED_WINDOWS if num_steps % RELEASED_WINDOWS == 0 else num_steps
+        self.window = window_size(num_steps, windows)
         self.windows = windows
         self.alpha = alpha
         self.similarity = similarity

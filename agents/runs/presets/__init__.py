@@ -1,18 +1,15 @@
 """Published recipes as files: settings of a training run, by the names of `TrainSettings`."""
 
 import tomllib
-import types
-import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from diffusion_gym.checks import checked
 from diffusion_gym.errors import InvalidInputError, unknown_name
 
 FOLDER = Path(__file__).parent
 SUFFIX = ".toml"
-AS: Mapping[type, set[Any]] = {int: {int, float}, dict: {Mapping}, list: {Sequence}}
-"""What a value of TOML can be taken as; others are what they are."""
 
 OWN = ("preset", "output")
 """Settings that are a run's own, not a recipe's."""
@@ -35,41 +32,29 @@ def load_preset(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises:
         InvalidInputError: There is no such preset or file; it is not TOML; or it sets something
-            that is no setting, or to a value of another type.
+            that is no setting, or to a value of another type or outside its range.
     """
-    file = FOLDER / f"{name}{SUFFIX}"
-    if name not in preset_names():
-        if not name.endswith(SUFFIX):
-            raise unknown_name("preset", name, [*preset_names(), f"or the path of a {SUFFIX} file"])
-        file = Path(name).expanduser()
-        if not file.is_file():
-            raise InvalidInputError(f"the preset file {file} does not exist")
+    file = _find(name)
     try:
         recipe = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInputError(f"the preset file {file} is not valid TOML: {error}") from error
-    known = {key: hint for key, hint in settings.items() if key not in OWN}
-    for key, value in recipe.items():
-        if key not in known:
-            raise InvalidInputError(f"{file}: {unknown_name('setting', key, known)}")
-        if not _fits(value, known[key]):
-            raise InvalidInputError(
-                f"{file}: expected {key} to be of the type {_name(known[key])}, got {value!r}"
-            )
-    return recipe
+    known = {key: kind for key, kind in settings.items() if key not in OWN}
+    try:
+        for key in recipe:
+            if key not in known:
+                raise unknown_name("setting", key, known)
+        return {key: checked(key, value, known[key]) for key, value in recipe.items()}
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{file}: {error}") from error
 
 
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value of TOML has a type such as ``float | None`` or ``Sequence[str] | None``."""
-    kinds = {typing.get_origin(part) or part for part in _parts(hint)}
-    return bool(kinds & AS.get(type(value), {type(value)}))
-
-
-def _name(hint: Any) -> str:
-    return " or ".join(getattr(part, "__name__", str(part)) for part in _parts(hint))
-
-
-def _parts(hint: Any) -> tuple[Any, ...]:
-    """The alternatives of a type; not None, which TOML does not have."""
-    parts = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    return tuple(part for part in parts if part is not types.NoneType)
+def _find(name: str) -> Path:
+    if name in preset_names():
+        return FOLDER / f"{name}{SUFFIX}"
+    if not str(name).endswith(SUFFIX):
+        raise unknown_name("preset", name, [*preset_names(), f"or the path of a {SUFFIX} file"])
+    file = Path(name).expanduser()
+    if not file.is_file():
+        raise InvalidInputError(f"the preset file {file} does not exist")
+    return file

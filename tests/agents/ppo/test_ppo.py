@@ -176,7 +176,7 @@ def test_arguments_of_ppo_that_mean_nothing_are_refused(argument: str) -> None:
 
 
 def test_bad_arguments_say_what_was_expected() -> None:
-    with pytest.raises(TypeError, match="no argument 'learning_rat'"):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'learning_rat'; known: adv"):
         make_agent(learning_rat=1)
     with pytest.raises(DiffusionGymError, match=r"divide num_envs \(4\), got 3"):
         make_agent(samples_per_prompt=3)

@@ -1,7 +1,7 @@
 import json
 import subprocess
 import sys
-from dataclasses import fields
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from PIL import Image
 
 from agents import evaluate, sample, train
 from agents.runs import cli
-from agents.runs.methods import SHAPINGS
+from agents.runs.methods import METHODS
 from agents.runs.recommended import EMBEDDED
 from agents.runs.run_folder import RunFolder
 from agents.runs.settings import TrainSettings
@@ -140,7 +140,7 @@ def test_prompts_beyond_the_grammar_say_which_rewards_are_left_out(
     ]
 
 
-@pytest.mark.parametrize("shaping", sorted(SHAPINGS))
+@pytest.mark.parametrize("shaping", sorted(METHODS))
 def test_every_shaping_trains_and_records_its_credit(shaping: str, tmp_path: Path) -> None:
     few = "--images 10 --num-envs 10 --num-inference-steps 3 --eval-prompts 2 --eval-samples 1"
     group = "--samples-per-prompt 5 --lora-rank 2"
@@ -152,15 +152,25 @@ def test_every_shaping_trains_and_records_its_credit(shaping: str, tmp_path: Pat
     assert sum(credit) == pytest.approx(1, abs=1e-5)
     assert (credit == [0, 0, 1]) == (shaping in ("sparse", "b2"))
     assert (tmp_path / "run" / "credit_per_step.png").exists()
-    assert TrainSettings(shaping="b2").clip_range == 0.1
+    assert TrainSettings.of(shaping="b2").ppo.clip_range == 0.1
 
 
 def test_every_setting_is_explained_by_help(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         train.main(["--help"])
     text = capsys.readouterr().out
-    for item in fields(TrainSettings):
-        assert f"--{item.name.replace('_', '-')}" in text
+    for name in TrainSettings.kinds():
+        assert f"--{name.replace('_', '-')} " in text or f"--{name.replace('_', '-')}," in text
+    for part in TrainSettings.parts().values():
+        assert set(cli.explanations(part)) == set(typing.get_type_hints(part))
+
+
+def test_help_shows_the_defaults_of_what_is_chosen(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, rate in (([], "0.0002"), (["--shaping", "coca"], "5e-05")):
+        with pytest.raises(SystemExit):
+            train.main([*arguments, "--help"])
+        text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+        assert f"AdamW's rate. (default: {rate})" in text
 
 
 BAD: list[tuple[list[str], str]] = [
@@ -170,12 +180,10 @@ BAD: list[tuple[list[str], str]] = [
     (["--num-inference-steps", "1001"], "1001"),
     (["--device", "cuda:7"], "device 'cuda:7'"),
     (["--samples-per-prompt", "7"], "divide num_envs"),
-    (["--advantage", "best"], "unknown advantage 'best'; known: group, prompt"),
     (["--eta", "0"], "eta"),
     (["--shaping", "dense"], "unknown shaping 'dense'; known: b2, b2\\+coca, coca, sparse"),
     (["--shaping", "b2"], "num_envs"),
-    (["--images", "0"], "expected images to be at least 1, got 0"),
-    (["--learning-rate", "-1"], "expected learning_rate above 0"),
+    (["--samples-per-prompt", "1"], "a group of its own"),
     (["--prompts", "prompts.txt"], "prompts.txt does not exist"),
     (["--model", "somewhere/else"], "somewhere/else.*neither an embedded model"),
     (["--output", "/proc/nothing/here"], "run folder that can be written to"),

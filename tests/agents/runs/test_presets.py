@@ -3,6 +3,7 @@
 import json
 import re
 import tomllib
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from agents import train
 from agents.ppo import DiffusionPPO
 from agents.runs.builders import make_env
-from agents.runs.methods import Course, shape_rewards
+from agents.runs.methods import RunLength, ShapingConfig, shape_rewards
 from agents.runs.presets import FOLDER, preset_names
 from agents.runs.run_folder import RunFolder
 from agents.runs.settings import TrainSettings
@@ -24,7 +25,6 @@ from diffusion_gym.wrappers.b2 import trained_steps
 EVERY = {
     "model": "CompVis/stable-diffusion-v1-4",
     "dtype": "float16",
-    "autocast": "float16",
     "eta": 1.0,
     "guidance": 5.0,
     "lora_rank": 4,
@@ -34,7 +34,7 @@ TRACKED = {
     "num_inference_steps": 50,
     "advantage": "prompt",
     "statistics_min_count": 16,
-    "epochs": 1,
+    "n_epochs": 1,
 }
 DDPO = EVERY | TRACKED | {"shaping": "sparse", "learning_rate": 3e-4, "clip_range": 1e-4}
 COCA = EVERY | TRACKED | {"shaping": "coca", "standardise_steps": "center", "learning_rate": 1e-4}
@@ -43,7 +43,7 @@ B2 = EVERY | {
     "shaping": "b2",
     "b2_start": 14,
     "samples_per_prompt": 5,
-    "epochs": 2,
+    "n_epochs": 2,
     "learning_rate": 1e-4,
     "clip_range": 0.1,
     "reward": "clip_score",
@@ -90,18 +90,17 @@ def test_every_preset_has_its_row() -> None:
 @pytest.mark.parametrize("name", TABLE)
 def test_presets_have_the_published_numbers(name: str) -> None:
     method, reward, prompts, rounds, images, updates, buffer, clip = TABLE[name]
-    settings = TrainSettings.from_options({"preset": name})
-    expected = method | {"clip_range": clip}
-    assert {key: getattr(settings, key) for key in expected} == expected
-    assert (settings.reward, settings.prompts) == (reward, prompts)
-    assert (settings.rounds, settings.images) == (rounds, rounds * images)
-    assert settings.num_envs * settings.batches_per_round == images
-    assert settings.num_envs % settings.samples_per_prompt == 0
-    assert settings.updates_per_round == updates
-    if settings.advantage == "prompt":
-        assert settings.samples_per_prompt == 1
-        baseline = {"buffer_size": buffer, "min_count": 16}
-        assert settings.agent_kwargs()["advantage_kwargs"] == baseline
+    settings = TrainSettings.of(preset=name)
+    flat = settings.flat()
+    expected = method | {"clip_range": clip, "reward": reward, "prompts": prompts}
+    assert {key: flat[key] for key in expected} == expected
+    assert (settings.rounds, settings.run.images) == (rounds, rounds * images)
+    assert settings.run.num_envs * settings.ppo.batches_per_round == images
+    assert settings.run.num_envs % settings.ppo.samples_per_prompt == 0
+    assert settings.ppo.updates_per_round == updates
+    if settings.ppo.advantage == "prompt":
+        assert settings.ppo.samples_per_prompt == 1
+        assert settings.ppo.statistics_buffer_size == buffer
     assert len(load_prompts(prompts)) in (398, 45, 40)
 
 
@@ -117,23 +116,22 @@ def test_presets_say_where_their_numbers_come_from() -> None:
 
 
 def test_b2_trains_the_released_steps_in_every_round() -> None:
-    env = make_env(TrainSettings(num_envs=10, num_inference_steps=20))
-    settings = TrainSettings.from_options({"preset": "b2-relations"})
-    course = Course(settings.rounds, settings.batches_per_round, settings.b2_start)
-    shaped: Any = shape_rewards(env, settings.shaping, course)
+    env = make_env(TrainSettings.of(num_envs=10, num_inference_steps=20))
+    settings = TrainSettings.of(preset="b2-relations")
+    shaped: Any = shape_rewards(env, settings.shaping, settings.length)
     assert shaped.branches == 5
     assert (shaped.positive, shaped.negative) == (0.5, -0.5)
     for stage in range(100):
-        first_batch = stage * settings.batches_per_round
+        first_batch = stage * settings.ppo.batches_per_round
         assert trained_steps(first_batch, shaped.stages, shaped.start, 20) == 14 + 7 * stage // 100
     assert trained_steps(0, 800, 14, 20) == 14
-    unset: Any = shape_rewards(env, "b2", Course(rounds=3))
+    unset: Any = shape_rewards(env, ShapingConfig("b2"), RunLength(rounds=3))
     assert (unset.start, unset.stages) == (14, 3)
 
 
 def test_coca_has_windows_of_five_steps() -> None:
-    env = make_env(TrainSettings(num_envs=1, num_inference_steps=50))
-    shaped = shape_rewards(env, "coca", Course(rounds=100))
+    env = make_env(TrainSettings.of(num_envs=1, num_inference_steps=50))
+    shaped = shape_rewards(env, ShapingConfig("coca"), RunLength(rounds=100))
     assert isinstance(shaped, CoCAReward)
     assert (shaped.window, shaped.windows, shaped.alpha) == (5, 10, 0)
 
@@ -148,14 +146,16 @@ def test_ddpo_on_a_small_stable_diffusion_in_its_own_precision(
     assert train.main([*preset, *counts, *few, "--output", str(folder)]) == 0
     run = RunFolder(folder)
     settings = run.settings
-    assert settings.preset == "ddpo-compressibility"
-    assert (settings.learning_rate, settings.guidance, settings.lora_rank) == (3e-4, 5.0, 4)
-    assert (settings.dtype, settings.autocast, settings.images) == ("float16", "float16", 8)
+    assert settings.run.preset == "ddpo-compressibility"
+    assert settings.ppo.learning_rate == 3e-4
+    assert (settings.policy.guidance, settings.policy.lora_rank) == (5.0, 4)
+    assert (settings.env.dtype, settings.run.images) == ("float16", 8)
     (row,) = run.metrics()
     assert row["train/gradient_norm"] > 0
     agent = DiffusionPPO.load(run.agent_file)
     assert (agent.advantage_estimator.buffer_size, agent.advantage_estimator.min_count) == (16, 2)
     assert agent.policy.lora.rank == 4
+    assert agent.policy.precision.name == "float16"
     assert train.main(["--resume", str(folder)]) == 0
     assert run.settings == settings
     with pytest.raises(InvalidInputError, match=r"resumed run keeps its settings.*--preset"):
@@ -183,33 +183,29 @@ def test_b2_at_toy_scale(tmp_path: Path) -> None:
 
 
 def test_another_reward_drops_the_options_of_the_presets() -> None:
-    assert TrainSettings.from_options({"preset": "coca-hpsv2"}).reward_options == {
-        "hpsv2": {"release": "v2.0"}
-    }
-    options = {"preset": "coca-hpsv2", "reward": "clip_score"}
-    assert TrainSettings.from_options(options).reward_options is None
+    options = {"preset": "coca-hpsv2"}
+    assert TrainSettings.of(**options).env.reward_options == {"hpsv2": {"release": "v2.0"}}
+    options["reward"] = "clip_score"
+    assert TrainSettings.of(**options).env.reward_options is None
     own = {"clip_score": {"batch_size": 4}}
-    assert TrainSettings.from_options(options | {"reward_options": own}).reward_options == own
+    assert TrainSettings.of(**options, reward_options=own).env.reward_options == own
 
 
 def test_options_override_presets_in_any_order() -> None:
-    parser = train._parser()
     for arguments in (
         ["--images", "512", "--preset", "b2-colours", "--lora-rank", "0"],
         ["--preset", "b2-colours", "--lora-rank", "0", "--images", "512"],
     ):
-        given = {k: v for k, v in vars(parser.parse_args(arguments)).items() if k != "resume"}
-        settings = TrainSettings.from_options(given)
-        assert (settings.images, settings.prompts, settings.clip_range) == (512, "b2-colours", 0.1)
-        assert settings.policy_kwargs()["lora_rank"] is None
+        settings = train.read_settings(arguments)
+        assert (settings.run.images, settings.env.prompts) == (512, "b2-colours")
+        assert (settings.ppo.clip_range, settings.policy.lora_rank) == (0.1, 0)
 
 
 def test_standardisation_can_be_switched_off() -> None:
-    control = TrainSettings.from_options(
-        {"preset": "coca-aesthetic", "shaping": "sparse", "standardise_steps": "none"}
-    )
-    assert control.agent_kwargs()["standardise_steps"] is None
-    assert TrainSettings(shaping="coca").agent_kwargs()["standardise_steps"] == "center"
+    options = {"preset": "coca-aesthetic", "shaping": "sparse"}
+    control = TrainSettings.of(**options, standardise_steps="none")
+    assert control.ppo.standardise_steps == "none"
+    assert TrainSettings.of(shaping="coca").ppo.standardise_steps == "center"
 
 
 def test_a_file_is_a_preset(tmp_path: Path) -> None:
@@ -218,12 +214,13 @@ def test_a_file_is_a_preset(tmp_path: Path) -> None:
         'model = "some/where"\nlearning_rate = 1\nlora_targets = ["to_q"]\ncompile = true\n'
         '[model_options]\nvae_slicing = true\n[reward_options.clip_score]\nfolder = "clip"\n'
     )
-    settings = TrainSettings.from_options({"preset": str(file), "seed": 3})
-    assert (settings.preset, settings.seed, settings.learning_rate) == (str(file), 3, 1)
-    assert settings.env_kwargs()["model_options"] == {"vae_slicing": True}
-    assert settings.env_kwargs()["reward_options"] == {"clip_score": {"folder": "clip"}}
-    assert settings.policy_kwargs()["lora_targets"] == ["to_q"]
-    assert settings.policy_kwargs()["compile"] is True
+    settings = TrainSettings.of(preset=str(file), seed=3)
+    assert (settings.run.preset, settings.run.seed) == (str(file), 3)
+    assert settings.ppo.learning_rate == 1
+    assert settings.env.model_options == {"vae_slicing": True}
+    assert settings.env.reward_options == {"clip_score": {"folder": "clip"}}
+    assert settings.policy.lora_targets == ("to_q",)
+    assert settings.policy.compile is True
 
 
 @pytest.mark.parametrize(
@@ -231,11 +228,14 @@ def test_a_file_is_a_preset(tmp_path: Path) -> None:
     [
         ("images = ", "not valid TOML"),
         ("imges = 4", "unknown setting 'imges'; known: .*images"),
-        ('images = "many"', "expected images to be of the type int, got 'many'"),
-        ("images = true", "expected images to be of the type int, got True"),
-        ("compile = 1", "expected compile to be of the type bool, got 1"),
-        ("model_options = 3", "model_options to be of the type Mapping, got 3"),
-        ('lora_targets = "to_q"', "lora_targets to be of the type Sequence"),
+        ('images = "many"', "expected images to be a whole number of at least 1, got 'many'"),
+        ("images = true", "expected images to be a whole number of at least 1, got True"),
+        ("images = 0", "expected images to be a whole number of at least 1, got 0"),
+        ("learning_rate = nan", "expected learning_rate to be a number.* above 0, got nan"),
+        ("compile = 1", "expected compile to be True or False, got 1"),
+        ("model_options = 3", "model_options to be a mapping from names to values or None, got 3"),
+        ('lora_targets = "to_q"', "expected lora_targets to be a list"),
+        ("images = " + "[" * 9000, "not valid TOML"),
         ('preset = "ddpo-aesthetic"', "unknown setting 'preset'"),
     ],
 )
@@ -243,16 +243,16 @@ def test_bad_preset_files_are_refused(tmp_path: Path, content: str, reason: str)
     file = tmp_path / "mine.toml"
     file.write_text(content)
     with pytest.raises(InvalidInputError, match=reason) as error:
-        TrainSettings.from_options({"preset": str(file)})
+        TrainSettings.of(preset=str(file))
     assert str(file) in str(error.value)
 
 
 def test_unknown_presets_list_the_known() -> None:
     known = "b2-activities, .*ddpo-incompressibility, or the path of a .toml file"
     with pytest.raises(InvalidInputError, match=f"unknown preset 'ddpo'; known: {known}"):
-        TrainSettings.from_options({"preset": "ddpo"})
+        TrainSettings.of(preset="ddpo")
     with pytest.raises(InvalidInputError, match=r"nowhere\.toml does not exist"):
-        TrainSettings.from_options({"preset": "nowhere.toml"})
+        TrainSettings.of(preset="nowhere.toml")
 
 
 def test_help_lists_the_presets(capsys: pytest.CaptureFixture[str]) -> None:
@@ -270,24 +270,34 @@ def test_nested_settings_survive_the_run_folder(tmp_path: Path) -> None:
         *("--lora-targets", "to_q, to_k", "--gradient-checkpointing", "--optimizer", "adamw_fused"),
         *("--sampler", "ddim", "--output", str(tmp_path / "run")),
     ]
-    options = vars(train._parser().parse_args(given))
-    settings = TrainSettings.from_options({k: v for k, v in options.items() if k != "resume"})
-    assert settings.model_options == {"vae_slicing": True, "variant": "fp16"}
-    assert settings.lora_targets == ["to_q", "to_k"]
+    settings = train.read_settings(given)
+    assert settings.env.model_options == {"vae_slicing": True, "variant": "fp16"}
+    assert settings.policy.lora_targets == ("to_q", "to_k")
     run = RunFolder.create(settings)
     assert run.settings == settings
-    assert run.settings.reward_options == {"clip_score": {"sizes": [1, 2]}}
-    assert run.settings.policy_kwargs()["gradient_checkpointing"] is True
-    assert run.settings.env_kwargs()["sampler"] == "ddim"
+    assert run.settings.env.reward_options == {"clip_score": {"sizes": [1, 2]}}
+    assert run.settings.policy.gradient_checkpointing is True
+    assert run.settings.env.sampler == "ddim"
     assert json.loads(run.settings_file.read_text())["lora_targets"] == ["to_q", "to_k"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["--model-options", "{"], "argument --model-options: expected JSON, got '{'"),
-        (["--reward-options", "[1]"], "expected a JSON object .*got '\\[1\\]'"),
-        (["--lora-targets", "to_q,,"], "expected names with commas between them"),
+        (["--model-options", "{"], "parsing --model-options: expected model_options as JSON"),
+        (["--model-options", "{" * 9000], "parsing --model-options: expected model_options as"),
+        (["--reward-options", "[1]"], "reward_options to be a mapping .*got \\[1\\]"),
+        (["--lora-targets", "to_q,,"], "names with commas between them"),
+        (["--images", "0"], "expected images to be a whole number of at least 1, got 0"),
+        (["--images", "1.5"], "expected images to be a whole number of at least 1, got 1.5"),
+        (["--learning-rate", "inf"], "learning_rate to be a number.* above 0, got inf"),
+        (["--kl-coef", "nan"], "expected kl_coef to be a number of at least 0, got nan"),
+        (["--eval-every", "-1"], "expected eval_every to be a whole number of at least 0, got -1"),
+        (["--lora-rank", "-1"], "expected lora_rank to be a whole number of at least 0, got -1"),
+        (["--lora-alpha", "0"], "expected lora_alpha to be a number above 0"),
+        (["--seed", "4294967296"], "expected seed to be a whole number .*at most 4294967295"),
+        (["--advantage", "best"], "invalid choice 'best' for argument '--advantage'"),
+        (["--no-such-option"], "--no-such-option"),
     ],
 )
 def test_malformed_options_end_with_usage(
@@ -295,21 +305,34 @@ def test_malformed_options_end_with_usage(
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
         train.main(arguments)
-    message = capsys.readouterr().err
+    message = capsys.readouterr().err.replace("│", " ")
     assert re.search(reason, " ".join(message.split()))
 
 
 def test_checkpoints_get_the_published_setting() -> None:
-    settings = TrainSettings(model="some/where", device="cuda")
-    assert settings.prompts == "animals"
-    assert (settings.lora_rank, settings.learning_rate, settings.clip_range) == (4, 3e-4, 1e-4)
-    assert (settings.guidance, settings.autocast, settings.rounds) == (5.0, "float16", 100)
-    assert settings.num_envs * settings.batches_per_round == 256
-    assert TrainSettings(model="some/where", device="cpu").autocast == "float32"
-    assert TrainSettings(model="some/where", dtype="bfloat16").autocast == "bfloat16"
-    assert TrainSettings(model="some/where", shaping="coca").learning_rate == 1e-4
-    embedded = TrainSettings()
-    assert (embedded.lora_rank, embedded.guidance, embedded.autocast) == (0, 1.0, "float32")
-    assert embedded.policy_kwargs()["lora_rank"] is None
-    with pytest.raises(InvalidInputError, match="lora_rank to be at least 0, got -1"):
-        TrainSettings(lora_rank=-1)
+    settings = TrainSettings.of(model="some/where", device="cuda")
+    assert (settings.policy.lora_rank, settings.policy.guidance, settings.rounds) == (4, 5.0, 100)
+    assert (settings.ppo.learning_rate, settings.ppo.clip_range) == (3e-4, 1e-4)
+    assert settings.env.dtype == "float16"
+    assert settings.run.num_envs * settings.ppo.batches_per_round == 256
+    assert TrainSettings.of(model="some/where", device="cpu").env.dtype == "float32"
+    assert TrainSettings.of(model="some/where", shaping="coca").ppo.learning_rate == 1e-4
+    embedded = TrainSettings.of()
+    assert (embedded.policy.lora_rank, embedded.policy.guidance) == (0, 1.0)
+    assert embedded.env.dtype == "float32"
+
+
+def test_settings_go_through_a_flat_dictionary() -> None:
+    settings = TrainSettings.of(shaping="b2", lora_targets=["to_q"], eta=0.5, seed=7)
+    flat = json.loads(json.dumps(settings.flat()))
+    assert TrainSettings.from_flat(flat) == settings
+    homes = [set(typing.get_type_hints(part)) for part in TrainSettings.parts().values()]
+    assert sum(map(len, homes)) == len(set().union(*homes))  # no name has two homes
+    with pytest.raises(InvalidInputError, match="unknown setting 'imges'"):
+        TrainSettings.of(imges=4)
+
+
+def test_differences_name_what_was_asked_for_and_is_otherwise() -> None:
+    recorded = TrainSettings.of(num_inference_steps=10, sampler="ddim", seed=1)
+    assert TrainSettings.of(seed=1).differences(recorded) == []
+    assert TrainSettings.of(seed=2, sampler="flow_sde").differences(recorded) == ["seed", "sampler"]

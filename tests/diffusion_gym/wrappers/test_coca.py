@@ -250,7 +250,7 @@ def test_after_the_end_the_environment_speaks():
     ("settings", "message"),
     [
         ({"windows": 3}, r"divides T = 4: 1, 2, 4; got 3"),
-        ({}, "divides T = 4: 1, 2, 4; got 10"),
+        ({"windows": 10}, "divides T = 4: 1, 2, 4; got 10"),
         ({"windows": 2, "alpha": 1.5}, "alpha from 0 to 1, got 1.5"),
         ({"windows": 2, "similarity": "pixels"}, "unknown similarity 'pixels'; known: latent, pre"),
         ({"windows": 2, "guard": 0.0}, "guard > 0, got 0.0"),

@@ -1,0 +1,176 @@
+"""One training run, from its first evaluation to its report."""
+
+import dataclasses
+import shutil
+from importlib.metadata import version
+from typing import Any
+
+from rich.console import Console
+from stable_baselines3.common.callbacks import CallbackList
+from stable_baselines3.common.logger import KVWriter, Logger, TensorBoardOutputFormat
+
+from agents.common.checkpoint import checkpoints_in
+from agents.evaluation import Evaluation
+from agents.policy import UNetPolicy, export
+from agents.ppo import DiffusionPPO
+from agents.runs.builders import (
+    HELD_OUT,
+    base_env,
+    base_policy,
+    evaluate_run,
+    evaluation_prompts,
+    load_evaluation,
+    make_agent,
+    make_env,
+    make_image_metrics,
+    save_evaluation,
+)
+from agents.runs.callbacks import Checkpoints, Evaluations, StopOnInterrupt
+from agents.runs.live import LiveView
+from agents.runs.methods import shape_rewards
+from agents.runs.report import write_report
+from agents.runs.run_folder import MetricsFile, RunFolder, write_json
+from agents.runs.screen import command, say
+from agents.runs.settings import TrainSettings
+from diffusion_gym.envs import DiffusionT2IVectorEnv
+
+PACKAGES = ("diffusion-gym", "torch", "diffusers", "transformers", "gymnasium", "stable-baselines3")
+
+
+class Training:
+    """One training run from its first evaluation to its report.
+
+    Args:
+        settings: The run's settings.
+        console: Where to report.
+        run: The folder of the run to continue, or None for a new run.
+    """
+
+    settings: TrainSettings
+    """The run's settings, with the model's own defaults filled in."""
+
+    agent: DiffusionPPO
+    """What is trained."""
+
+    run_folder: RunFolder
+    """Where everything goes."""
+
+    def __init__(
+        self, settings: TrainSettings, console: Console, run: RunFolder | None = None
+    ) -> None:
+        self.console = console
+
+        # 1. What is trained on, and what is evaluated on. The environment knows the model's own
+        #    defaults: from here on the settings have them, too.
+        self.env = shape_rewards(make_env(settings), settings.shaping, settings.length)
+        base = base_env(self.env)
+        self.settings = settings = dataclasses.replace(settings, env=base.config)
+        self.reward = base.reward_function.name
+        prompts = evaluation_prompts(self.env)
+        self.where = "held-out" if str(prompts).endswith(HELD_OUT) else "training"
+        self.eval_env = make_env(settings, prompts=prompts)
+        self.image_metrics = make_image_metrics(self.eval_env, self.reward)
+
+        # 2. The agent, new or from the newest checkpoint.
+        checkpoints = checkpoints_in(run.checkpoints) if run else []
+        if run and checkpoints:
+            self.agent = DiffusionPPO.resume(checkpoints[-1], self.env)
+            run.keep_metrics(self.agent.rounds)
+        else:
+            self.agent = make_agent(settings, self.env)
+        self.resumed = bool(checkpoints)
+
+        # 3. The folder, last: whatever cannot work has failed by now and left nothing behind.
+        self.is_new = run is None
+        self.run_folder = run or RunFolder.create(settings)
+        write_json(self.run_folder.record_file, _record(base))
+
+    def run(self) -> int:
+        """Evaluates, trains, evaluates again, reports; returns the exit status."""
+        model, images = self.settings.env.model, self.settings.run.images
+        say(
+            self.console,
+            f"on {model}: {images:,} images, run folder {self.run_folder.path}",
+            heading=self.reward,
+            style="bold",
+        )
+        if not self.run_folder.before_file.is_file():
+            self._evaluate_before()
+        if not self._train():
+            self.console.print("[bold]Stopped and saved.[/] Continue with:")
+            resume = ("python", "-m", "agents.train", "--resume", self.run_folder.path)
+            say(self.console, f"  {command(resume)}")
+            return 130
+        export(self.agent.policy, self.run_folder.exported)
+        write_report(
+            self.run_folder,
+            load_evaluation(self.run_folder),
+            self._evaluate(self.agent.policy),
+            self.reward,
+            self.where,
+            self.console,
+        )
+        return 0
+
+    def _evaluate_before(self) -> None:
+        """Evaluates the base model; where that fails, a new run leaves nothing behind."""
+        policy = base_policy(self.agent.policy) if self.resumed else self.agent.policy
+        try:
+            save_evaluation(self._evaluate(policy), self.run_folder)
+        except BaseException:
+            if self.is_new:
+                shutil.rmtree(self.run_folder.path)
+            raise
+
+    def _train(self) -> bool:
+        """Trains to the end; False where Ctrl-C came first."""
+        images = self.settings.run.images
+        remaining = images - self.agent.num_timesteps
+        if remaining <= 0:
+            return True
+
+        # 1. What happens between the rounds.
+        checkpoints = Checkpoints(
+            self.run_folder.checkpoints,
+            self.settings.run.checkpoint_every,
+            self.settings.run.keep_checkpoints,
+            saved_round=self.agent.rounds if self.resumed else None,
+        )
+        interrupt = StopOnInterrupt(checkpoints, lambda text: say(self.console, text))
+        evaluations = Evaluations(
+            lambda: self._measure(self.agent.policy), self.settings.evaluation.eval_every
+        )
+
+        # 2. The rounds, seen on the screen, in metrics.csv and in TensorBoard.
+        earlier = [row["rollout/reward_mean"] for row in self.run_folder.metrics()]
+        with LiveView(self.console, images, earlier) as live:
+            outputs: list[KVWriter] = [
+                MetricsFile(self.run_folder.metrics_file),
+                TensorBoardOutputFormat(str(self.run_folder.tensorboard)),
+                live,
+            ]
+            self.agent.set_logger(Logger(str(self.run_folder.path), outputs))
+            self.agent.learn(
+                remaining,
+                callback=CallbackList([checkpoints, interrupt, evaluations]),
+                reset_num_timesteps=not self.resumed,
+            )
+        return self.agent.num_timesteps >= images
+
+    def _evaluate(self, policy: UNetPolicy) -> Evaluation:
+        with self.console.status(f"drawing images of the {self.where} prompts"):
+            return self._measure(policy)
+
+    def _measure(self, policy: UNetPolicy) -> Evaluation:
+        return evaluate_run(self.settings, policy, self.eval_env, self.image_metrics)
+
+
+def _record(base: DiffusionT2IVectorEnv) -> dict[str, Any]:
+    """What the figures of a run depend on besides its settings."""
+    return {
+        "versions": {name: version(name) for name in PACKAGES},
+        "model": {"name": base.model.name, "weights_sha256": base.model.weights_hash},
+        "reward": {"name": base.reward_function.name, "version": base.reward_function.version},
+        "prompts_sha256": base.prompts.content_hash,
+        "device": str(base.model.device),
+    }
