@@ -68,9 +68,9 @@ TRAININGS = (
     Training(4, "float32"),
     Training(4),
     Training(4, gradient_checkpointing=True),
-    Training(None),
-    Training(None, gradient_checkpointing=True),
-    Training(None, gradient_checkpointing=True, optimizer="adamw_8bit"),
+    Training(0),
+    Training(0, gradient_checkpointing=True),
+    Training(0, gradient_checkpointing=True, optimizer="adamw_8bit"),
 )
 
 

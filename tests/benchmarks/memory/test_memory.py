@@ -42,8 +42,8 @@ SMALL_XL = replace(
     },
 )
 WAYS = [
-    Training(None, "float32"),
-    Training(None, "float32", gradient_checkpointing=True),
+    Training(0, "float32"),
+    Training(0, "float32", gradient_checkpointing=True),
     Training(4, "float32"),
     Training(4, "bfloat16"),
     Training(4, "bfloat16", gradient_checkpointing=True),
