@@ -74,10 +74,11 @@ def check_env(
                 "expected samples_per_prompt to be a multiple of B2DiffuRLReward's branches "
                 f"({shaping.branches}), which share their prompt, got {samples_per_prompt}"
             )
-    if not bool(env.base_env.schedule.stochastic.any()):
+    reason = env.base_env.schedule.why_deterministic
+    if reason is not None:
         raise InvalidInputError(
-            "every step of this environment is deterministic (eta=0), so there is nothing to "
-            "train on: expected eta > 0"
+            f"no step of this environment has noise ({reason}), so there is nothing to train on: "
+            "expected eta > 0 and at least 2 denoising steps"
         )
     prompts_differ = batches_per_round == 1 and len(env.base_env.prompts) >= env.num_envs
     if advantage == "group" and samples_per_prompt == 1 and prompts_differ:

@@ -81,6 +81,18 @@ class Schedule(abc.ABC):
         return self.std > 0
 
     @property
+    def why_deterministic(self) -> str | None:
+        """Why no step at all has noise, for messages; None where some step has."""
+        if any(self._stochastic_steps):
+            return None
+        if self.eta == 0:
+            return "eta is 0"
+        return (
+            f"with num_inference_steps={self.num_steps} the only step is the last, which adds no "
+            "noise"
+        )
+
+    @property
     @abc.abstractmethod
     def max_timestep(self) -> float:
         """The largest timestep of the training schedule, whatever T is."""
@@ -239,10 +251,13 @@ class Schedule(abc.ABC):
             )
         if not step.stochastic:
             deterministic = [i for i, noisy in enumerate(self._stochastic_steps) if not noisy]
-            raise InvalidInputError(
-                "a deterministic step (σ = 0) has no log-probability; "
-                f"deterministic steps of this schedule (eta={self.eta}): {deterministic}"
+            reason = self.why_deterministic
+            which = (
+                f"deterministic steps of this schedule: {deterministic}"
+                if reason is None
+                else f"no step of this schedule has noise: {reason}"
             )
+            raise InvalidInputError(f"a deterministic step (σ = 0) has no log-probability; {which}")
         standardised = (next_latents.detach().float() - step.mean) / step.std
         density = -0.5 * standardised.square() - step.std.log() - 0.5 * math.log(2 * math.pi)
         flat = density.flatten(1)

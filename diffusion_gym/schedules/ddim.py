@@ -6,7 +6,7 @@ Notation, following DDIM (arXiv 2010.02502, formulas 12 and 16); ``i`` counts in
 ``latents``                  x_i, the latent before step ``i``
 ``model_output``             the denoiser's output for (x_i, t_i): ε, v or x̂0
 ``alpha_bar``                ᾱ = ``alphas_cumprod[t_i]``
-``alpha_bar_previous``       ᾱ' = ``alphas_cumprod[t_i - N // T]``, or the final ᾱ
+``alpha_bar_previous``       ᾱ' = ``alphas_cumprod[t_{i+1}]``, or after the last the final ᾱ
 ``step.predicted_clean``     x̂0, "predicted x_0"
 ``step.mean``, ``step.std``  μ and σ of N(μ, σ² I), the law of x_{i+1}
 ===========================  =========================================================
@@ -72,12 +72,10 @@ class DDIMSchedule(Schedule):
         ddim = as_ddim(scheduler)
         prediction = supported_prediction(ddim.config)
         timesteps = sampling_timesteps(ddim, num_inference_steps)
-        previous = timesteps - ddim.config.num_train_timesteps // num_inference_steps
-        alpha_bars = ddim.alphas_cumprod.float()
-        alpha_bar = alpha_bars[timesteps]
-        alpha_bar_previous = torch.where(
-            previous >= 0, alpha_bars[previous.clamp(min=0)], ddim.final_alpha_cumprod.float()
-        )
+        alpha_bar = ddim.alphas_cumprod.float()[timesteps]
+        # diffusers takes t_i - N // T for t_{i+1}, which it is only where timesteps are evenly
+        # spaced; elsewhere the noise that a step leaves would not be what the next one expects.
+        alpha_bar_previous = torch.cat([alpha_bar[1:], ddim.final_alpha_cumprod.float().view(1)])
         check_signal(alpha_bar, timesteps, prediction)
         coefficients = step_coefficients(alpha_bar, alpha_bar_previous, eta)
         return cls(

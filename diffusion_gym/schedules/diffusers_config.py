@@ -1,6 +1,8 @@
 """Reading a denoising schedule off a diffusers scheduler, and refusing what it cannot express."""
 
 import copy
+import inspect
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -67,14 +69,102 @@ def check_sampler(scheduler: Any, sampler: str) -> None:
         )
 
 
-def as_ddim(scheduler: Any) -> Any:
-    """A fresh diffusers DDIMScheduler of the same noise process.
+#: Options under which a scheduler visits other noise levels than DDIM does, ends elsewhere, or
+#: tells the denoiser other timesteps; with the value under which it does not.
+EXPRESSIBLE: dict[str, Any] = {
+    "use_karras_sigmas": False,
+    "use_exponential_sigmas": False,
+    "use_beta_sigmas": False,
+    "use_lu_lambdas": False,
+    "use_flow_sigmas": False,
+    "use_dynamic_shifting": False,
+    "timestep_type": "discrete",
+    "lambda_min_clipped": -math.inf,
+    "sigma_min": None,
+    "sigma_max": None,
+}
 
+SPACINGS = ("leading", "linspace", "trailing")
+
+
+def as_ddim(scheduler: Any) -> Any:
+    """A fresh diffusers DDIMScheduler of the same noise process, over the same timesteps.
+
+    Everything that the scheduler's configuration says is kept, its defaults included, which
+    diffusers' ``from_config`` replaces by DDIM's. What it does not say is what the scheduler does
+    itself: it clips nothing, for instance, while a DDIMScheduler without ``clip_sample`` does.
     The class is found through the scheduler, so that this module needs no diffusers.
+
+    Raises:
+        InvalidInputError: For a scheduler of another family, or options that DDIM does not have.
     """
     check_sampler(scheduler, "ddim")
+    _check_own_options(scheduler)
     ddim_class = next(c for c in scheduler.compatibles if c.__name__ == "DDIMScheduler")
-    return ddim_class.from_config(scheduler.config)
+    stated = {name: value for name, value in scheduler.config.items() if not name.startswith("_")}
+    unstated = {
+        "clip_sample": False,
+        "set_alpha_to_one": _ends_without_noise(scheduler),
+        "timestep_spacing": "linspace",  # DPMSolverSinglestepScheduler knows no other
+        "steps_offset": 0,
+        "thresholding": False,
+    }
+    # Not by the schedule's name: some schedulers have some that a DDIMScheduler has not.
+    noise = {"trained_betas": scheduler.betas.tolist(), "rescale_betas_zero_snr": False}
+    config = unstated | stated | noise | {"beta_schedule": "linear"}
+    _check_values(config)
+    return ddim_class.from_config(config)
+
+
+def _check_own_options(scheduler: Any) -> None:
+    """Refuses options of the scheduler's class that DDIM cannot follow.
+
+    Others that its configuration may hold, left there by conversions, mean nothing to it.
+    """
+    name = type(scheduler).__name__
+    own = inspect.signature(type(scheduler).__init__).parameters
+    for option, expressible in EXPRESSIBLE.items():
+        value = scheduler.config.get(option, expressible) if option in own else expressible
+        if value != expressible:
+            raise InvalidInputError(
+                f"expected a scheduler whose timesteps DDIM can follow, got a {name} with "
+                f"{option}={value!r}; set it to {expressible!r} in the scheduler's configuration "
+                "(scheduler/scheduler_config.json) to sample without it"
+            )
+
+
+def _ends_without_noise(scheduler: Any) -> bool:
+    """Is the latent after the last step clean, ᾱ' = 1, or as noisy as at timestep 0?"""
+    if type(scheduler).__name__ == "DEISMultistepScheduler":  # it has no choice
+        return False
+    return bool(scheduler.config.get("final_sigmas_type", "zero") == "zero")
+
+
+def _check_values(config: Mapping[str, Any]) -> None:
+    """Refuses values of a configuration that diffusers would take and then trip over."""
+    length = config["num_train_timesteps"]
+    betas = len(config["trained_betas"])
+    if type(length) is not int or length < 1 or betas != length:
+        raise InvalidInputError(
+            "expected a scheduler whose num_train_timesteps is the number of its betas, got "
+            f"num_train_timesteps={length!r} and {betas} betas"
+        )
+    if config["timestep_spacing"] not in SPACINGS:
+        raise unknown_name("timestep spacing", config["timestep_spacing"], SPACINGS)
+    if type(config["steps_offset"]) is not int or config["steps_offset"] < 0:
+        raise InvalidInputError(
+            f"expected steps_offset to be an integer ≥ 0, got {config['steps_offset']!r}"
+        )
+    for option in ("clip_sample", "set_alpha_to_one", "thresholding"):
+        if type(config[option]) is not bool:
+            raise InvalidInputError(
+                f"expected the scheduler's {option} to be true or false, got {config[option]!r}"
+            )
+    bound = config.get("clip_sample_range", 1.0)
+    if isinstance(bound, bool) or not isinstance(bound, int | float) or not 0 < bound < math.inf:
+        raise InvalidInputError(
+            f"expected the scheduler's clip_sample_range to be a number above 0, got {bound!r}"
+        )
 
 
 def supported_prediction(config: Mapping[str, Any]) -> Prediction:
@@ -127,6 +217,12 @@ def sampling_timesteps(ddim: Any, num_inference_steps: int) -> Tensor:
 
 def check_signal(alpha_bar: Tensor, timesteps: Tensor, prediction: Prediction) -> None:
     """Refuses steps at which the denoiser's output does not determine x̂0 and ε."""
+    impossible = ~((alpha_bar >= 0) & (alpha_bar <= 1))
+    if bool(impossible.any()):
+        raise InvalidInputError(
+            "expected betas from 0 to 1, so that ᾱ is from 0 to 1, got "
+            f"ᾱ = {alpha_bar[impossible][0]:g} at timestep {timesteps[impossible][0]}"
+        )
     if prediction == "epsilon" and bool((alpha_bar == 0).any()):
         raise InvalidInputError(
             "epsilon prediction cannot start from pure noise: ᾱ = 0 at timestep "

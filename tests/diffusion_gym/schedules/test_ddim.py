@@ -1,7 +1,10 @@
 """The schedule against diffusers' own DDIM step, and its properties."""
 
+import inspect
 import itertools
+import json
 import math
+from fractions import Fraction
 
 import diffusers
 import hypothesis.strategies as st
@@ -16,19 +19,22 @@ from diffusion_gym.schedules.diffusers_config import DDIM_SCHEDULERS
 SHAPE = (3, 4, 5, 5)
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 SPACINGS = ("leading", "trailing", "linspace")
+NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
 
 def ddim(**overrides):
     """Stable Diffusion's noise schedule."""
-    config = {
-        "beta_start": 0.00085,
-        "beta_end": 0.012,
-        "beta_schedule": "scaled_linear",
-        "clip_sample": False,
-        "set_alpha_to_one": False,
-        "steps_offset": 1,
-    }
-    return diffusers.DDIMScheduler(**(config | overrides))
+    config = {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}
+    return diffusers.DDIMScheduler(**(NOISE | config | overrides))
+
+
+def from_file(name, folder, **config):
+    """A scheduler of a class as it comes with a checkpoint: from a file with these entries."""
+    if name == "LMSDiscreteScheduler":
+        pytest.importorskip("scipy")
+    scheduler_class = getattr(diffusers, name)
+    (folder / "scheduler_config.json").write_text(json.dumps({"_class_name": name} | config))
+    return scheduler_class.from_pretrained(folder)
 
 
 def assert_close(actual, expected):
@@ -38,17 +44,27 @@ def assert_close(actual, expected):
 
 
 def assert_matches_diffusers(scheduler, num_steps, eta=1.0):
-    """Every step of the schedule is DDIMScheduler.step with the same noise."""
+    """Every step of the schedule is DDIMScheduler.step with the same noise.
+
+    diffusers steps to t − N // T; where the next timestep of its own table is another one, it is
+    led there.
+    """
     schedule = DDIMSchedule.from_scheduler(scheduler, num_steps, eta)
     scheduler.set_timesteps(num_steps)
-    assert schedule.timesteps.tolist() == scheduler.timesteps.tolist()
+    timesteps = scheduler.timesteps.tolist()
+    assert schedule.timesteps.tolist() == timesteps
     generator = torch.Generator().manual_seed(num_steps)
-    for i, timestep in enumerate(scheduler.timesteps.tolist()):
+    for i, (timestep, following) in enumerate(itertools.pairwise([*timesteps, -1])):
         latents, output, noise = torch.randn(3, *SHAPE, generator=generator)
+        length = scheduler.config.num_train_timesteps
+        if i < num_steps - 1 and timestep - length // num_steps != following:
+            assert scheduler.config.timestep_spacing == "linspace"
+            scheduler.num_inference_steps = Fraction(length, timestep - following)
         expected = scheduler.step(output, timestep, latents, eta=eta, variance_noise=noise)
         step = schedule.transition(output, latents, i)
         assert_close(step.predicted_clean, expected.pred_original_sample)
         assert_close(schedule.sample(step, noise=noise), expected.prev_sample)
+        scheduler.num_inference_steps = num_steps
 
 
 @pytest.mark.parametrize("num_steps", [5, 10, 20, 50])
@@ -66,6 +82,39 @@ def test_every_step_is_diffusers_ddim_step(prediction, num_steps):
             clip_sample_range=1.5,
         )
         assert_matches_diffusers(scheduler, num_steps)
+
+
+@pytest.mark.parametrize("num_steps", [4, 5, 10, 20, 30, 50])
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_a_step_leaves_the_noise_that_the_next_one_expects(spacing, num_steps):
+    for prediction, to_one, offset in itertools.product(PREDICTIONS, (True, False), (0, 1)):
+        scheduler = ddim(
+            prediction_type=prediction,
+            timestep_spacing=spacing,
+            set_alpha_to_one=to_one,
+            steps_offset=offset,
+        )
+        schedule = DDIMSchedule.from_scheduler(scheduler, num_steps)
+        signal, _, signal_left, _, _ = schedule._coefficients.T
+        assert torch.equal(signal, scheduler.alphas_cumprod[schedule.timesteps].sqrt())
+        assert torch.equal(signal_left[:-1], signal[1:])
+        assert signal_left[-1] == scheduler.final_alpha_cumprod.sqrt()
+
+
+@pytest.mark.parametrize("num_steps", [2, 4, 10, 28])
+def test_without_noise_linspace_is_diffusers_euler(num_steps):
+    """Both solve the same equation by Euler's method; Euler's latents are x/√ᾱ."""
+    euler = diffusers.EulerDiscreteScheduler(**NOISE)
+    euler.set_timesteps(num_steps)
+    schedule = DDIMSchedule.from_scheduler(euler, num_steps, eta=0.0)
+    assert schedule.timesteps.tolist() == euler.timesteps.tolist()
+    generator = torch.Generator().manual_seed(0)
+    latents, *outputs = torch.randn(1 + num_steps, *SHAPE, generator=generator).double()
+    scaled = latents / (1 / (1 + euler.sigmas[0].double() ** 2)).sqrt()
+    for i, output in enumerate(outputs):
+        latents = schedule.transition(output, latents, i).mean
+        scaled = euler.step(output, euler.timesteps[i], scaled).prev_sample
+    torch.testing.assert_close(latents.double(), scaled, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
@@ -138,10 +187,31 @@ def test_deterministic_steps_are_executed_but_have_no_log_prob():
     for index in (9, torch.tensor([0, 9])):
         step = schedule.transition(output, latents, index)
         assert torch.equal(schedule.sample(step)[-1], step.mean[-1])
-        with pytest.raises(InvalidInputError, match=r"deterministic steps.*\[9\]"):
+        with pytest.raises(InvalidInputError, match=r"deterministic steps of this .*: \[9\]"):
             schedule.log_prob(step.mean, step)
     both_noisy = schedule.transition(output, latents, torch.tensor([0, 8]))
     assert schedule.log_prob(latents, both_noisy).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "eta", "reason"),
+    [
+        (10, 0.0, "eta is 0"),
+        (1, 0.0, "eta is 0"),
+        (1, 1.0, r"with num_inference_steps=1 the only step is the last, which adds no noise"),
+        (10, 1.0, None),
+    ],
+)
+def test_why_no_step_has_noise(num_steps, eta, reason):
+    turbo = diffusers.EulerAncestralDiscreteScheduler(**NOISE, timestep_spacing="trailing")
+    schedule = DDIMSchedule.from_scheduler(turbo, num_steps, eta)
+    assert schedule.why_deterministic == reason
+    assert bool(schedule.stochastic.any()) == (reason is None)
+    if reason is not None:
+        latents, output = torch.randn(2, *SHAPE)
+        step = schedule.transition(output, latents, 0)
+        with pytest.raises(InvalidInputError, match=f"has no log-probability; .*{reason}"):
+            schedule.log_prob(latents, step)
 
 
 def test_log_prob_is_the_gaussian_density():
@@ -188,7 +258,7 @@ def test_index_of_timesteps():
 
 @pytest.mark.parametrize("name", ["PNDMScheduler", "EulerDiscreteScheduler", "DDPMScheduler"])
 def test_schedulers_with_the_same_betas_are_converted(name):
-    scheduler = getattr(diffusers, name).from_config(ddim().config)
+    scheduler = getattr(diffusers, name).from_config(ddim(timestep_spacing="leading").config)
     converted = DDIMSchedule.from_scheduler(scheduler, 10)
     expected = DDIMSchedule.from_scheduler(ddim(), 10)
     assert torch.equal(converted.timesteps, expected.timesteps)
@@ -197,12 +267,133 @@ def test_schedulers_with_the_same_betas_are_converted(name):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("stated", [{}, NOISE, {"beta_start": 0.001, "beta_end": 0.03}])
 @pytest.mark.parametrize("name", DDIM_SCHEDULERS)
-def test_every_supported_scheduler_exists_and_converts(name):
-    if name == "LMSDiscreteScheduler":
-        pytest.importorskip("scipy")
-    scheduler = getattr(diffusers, name)()
-    assert DDIMSchedule.from_scheduler(scheduler, 10).num_steps == 10
+def test_what_a_scheduler_does_not_state_is_its_own_default(name, stated, tmp_path):
+    """DDIM's defaults are other ones: clipped predictions, leading timesteps, its own betas."""
+    scheduler = from_file(name, tmp_path, **stated)
+    schedule = DDIMSchedule.from_scheduler(scheduler, 10)
+    clips = name in ("DDIMScheduler", "DDPMScheduler")  # the only ones that do by themselves
+    assert schedule.clip_range == (1.0 if clips else None)
+    own = inspect.signature(type(scheduler).__init__).parameters
+    spacing = own["timestep_spacing"].default if "timestep_spacing" in own else "linspace"
+    expected = {"leading": list(range(900, -1, -100)), "linspace": list(range(999, -1, -111))}
+    assert schedule.timesteps.tolist() == expected[spacing]
+    signal, _, signal_left, _, _ = schedule._coefficients.T
+    alpha_bars = scheduler.alphas_cumprod
+    assert torch.equal(signal, alpha_bars[schedule.timesteps].sqrt())
+    noisy_end = name in ("PNDMScheduler", "DEISMultistepScheduler")
+    assert signal_left[-1] == (alpha_bars[0].sqrt() if noisy_end else 1)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("name", DDIM_SCHEDULERS)
+def test_what_a_scheduler_states_is_kept(name, tmp_path):
+    """Also where its class does not know the option, as diffusers' own conversions write it."""
+    stated = {"timestep_spacing": "trailing", "set_alpha_to_one": False, "clip_sample": True}
+    stated |= {"clip_sample_range": 2.5, "prediction_type": "v_prediction", **NOISE}
+    schedule = DDIMSchedule.from_scheduler(from_file(name, tmp_path, **stated), 10)
+    expected = DDIMSchedule.from_scheduler(diffusers.DDIMScheduler(**stated), 10)
+    assert (schedule.clip_range, schedule.prediction) == (2.5, "v_prediction")
+    assert torch.equal(schedule.timesteps, expected.timesteps)
+    assert torch.equal(schedule._coefficients, expected._coefficients)
+    unclipped = from_file(name, tmp_path, **stated | {"clip_sample": False})
+    assert DDIMSchedule.from_scheduler(unclipped, 10).clip_range is None
+    # The scheduler just made, and one that went through its file, are the same.
+    unclipped.save_pretrained(tmp_path)
+    again = DDIMSchedule.from_scheduler(type(unclipped).from_pretrained(tmp_path), 10)
+    assert torch.equal(again._coefficients, schedule._coefficients)
+
+
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("EulerDiscreteScheduler", {"rescale_betas_zero_snr": True}),
+        ("DDPMScheduler", {"beta_schedule": "sigmoid", "clip_sample": False}),
+        ("HeunDiscreteScheduler", {"beta_schedule": "exp"}),
+        ("LMSDiscreteScheduler", {"trained_betas": [0.001 * i for i in range(1, 101)]}),
+    ],
+)
+def test_the_noise_process_is_the_schedulers_own(name, config, tmp_path):
+    config = {"prediction_type": "v_prediction", **config}
+    config["num_train_timesteps"] = 100
+    scheduler = from_file(name, tmp_path, **config)
+    schedule = DDIMSchedule.from_scheduler(scheduler, 10)
+    signal = schedule._coefficients[:, 0]
+    expected = scheduler.alphas_cumprod[schedule.timesteps].sqrt()
+    # Euler has 2⁻²⁴ for the ᾱ = 0 that it cannot divide by.
+    torch.testing.assert_close(signal, expected, rtol=0, atol=2**-12)
+    torch.testing.assert_close(signal[1:], expected[1:], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "noisy_end"),
+    [
+        ("EulerDiscreteScheduler", True),
+        ("EulerDiscreteScheduler", False),
+        ("DPMSolverMultistepScheduler", True),
+        ("DPMSolverSinglestepScheduler", True),
+        ("UniPCMultistepScheduler", True),
+    ],
+)
+def test_the_last_noise_level_is_the_schedulers_own(name, noisy_end, tmp_path):
+    kind = "sigma_min" if noisy_end else "zero"
+    scheduler = from_file(name, tmp_path, **NOISE, final_sigmas_type=kind)
+    left = DDIMSchedule.from_scheduler(scheduler, 10)._coefficients[-1, 2]
+    assert left == (scheduler.alphas_cumprod[0].sqrt() if noisy_end else 1)
+    scheduler.set_timesteps(10)
+    assert float(1 / (1 + scheduler.sigmas[-1] ** 2).sqrt()) == pytest.approx(float(left))
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value"),
+    [
+        ("EulerDiscreteScheduler", "timestep_type", "continuous"),
+        ("EulerDiscreteScheduler", "use_karras_sigmas", True),
+        ("EulerDiscreteScheduler", "sigma_min", 0.002),
+        ("EulerDiscreteScheduler", "sigma_max", 80.0),
+        ("HeunDiscreteScheduler", "use_exponential_sigmas", True),
+        ("KDPM2DiscreteScheduler", "use_karras_sigmas", True),
+        ("LMSDiscreteScheduler", "use_beta_sigmas", True),
+        ("DPMSolverMultistepScheduler", "use_lu_lambdas", True),
+        ("DPMSolverMultistepScheduler", "use_flow_sigmas", True),
+        ("DPMSolverSinglestepScheduler", "lambda_min_clipped", -5.1),
+        ("UniPCMultistepScheduler", "sigma_min", 0.1),
+        ("DEISMultistepScheduler", "use_dynamic_shifting", True),
+    ],
+)
+def test_options_that_ddim_does_not_have_are_refused(name, option, value, tmp_path):
+    scheduler = from_file(name, tmp_path, **NOISE, **{option: value})
+    with pytest.raises(InvalidInputError, match=f"a {name} with {option}={value!r}; set it to"):
+        DDIMSchedule.from_scheduler(scheduler, 10)
+    # A scheduler that does not know the option samples as if it was not there.
+    other = from_file("PNDMScheduler", tmp_path, **NOISE, **{option: value})
+    assert DDIMSchedule.from_scheduler(other, 10).num_steps == 10
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"timestep_spacing": "even"}, "timestep spacing 'even'; known: leading, linspace, trail"),
+        ({"timestep_spacing": ["leading"]}, "unknown timestep spacing"),
+        ({"steps_offset": "1"}, "steps_offset to be an integer ≥ 0, got '1'"),
+        ({"steps_offset": -1}, "steps_offset to be an integer ≥ 0, got -1"),
+        ({"clip_sample": "false"}, "clip_sample to be true or false, got 'false'"),
+        ({"set_alpha_to_one": None}, "set_alpha_to_one to be true or false, got None"),
+        ({"thresholding": "no"}, "thresholding to be true or false, got 'no'"),
+        ({"clip_sample_range": 0}, "clip_sample_range to be a number above 0, got 0"),
+        ({"clip_sample_range": "1"}, "clip_sample_range to be a number above 0, got '1'"),
+        ({"clip_sample_range": math.nan}, "clip_sample_range to be a number above 0, got nan"),
+        ({"trained_betas": [0.1] * 10}, "num_train_timesteps=1000 and 10 betas"),
+        ({"beta_end": math.nan}, "betas from 0 to 1, so that ᾱ is from 0 to 1, got ᾱ = nan"),
+        ({"beta_start": -0.5, "beta_schedule": "linear"}, "betas from 0 to 1"),
+        ({"prediction_type": ["epsilon"]}, "unknown prediction type"),
+    ],
+)
+def test_values_that_mean_nothing(config, message, tmp_path):
+    scheduler = from_file("DDIMScheduler", tmp_path, **NOISE | config)
+    with pytest.raises(InvalidInputError, match=message):
+        DDIMSchedule.from_scheduler(scheduler, 10)
 
 
 @pytest.mark.parametrize(
