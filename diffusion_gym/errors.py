@@ -36,6 +36,18 @@ def unknown_keyword(owner: str, name: str, known: Iterable[str]) -> UnknownKeywo
     )
 
 
+def one_line(text: str, limit: int = 300) -> str:
+    """A text to quote in a message: in one line, and cut after so many characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= limit else f"{line[:limit]}…"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an exception says; its class's name where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return one_line(lines[0]) if lines else type(error).__name__
+
+
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> InvalidInputError:
     """Builds the error for a name that nothing is registered under.
 

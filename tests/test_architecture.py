@@ -16,17 +16,8 @@ ROOT = Path(diffusion_gym.__file__).parents[1]
 ORDER = {
     "": ("diffusion_gym", "agents", "benchmarks"),
     "diffusion_gym": (
-        *(
-            "errors",
-            "checks",
-            "registration",
-            "images",
-            "emoji64",
-            "schedules",
-            "prompts",
-            "models",
-        ),
-        *("reference", "rewards", "envs", "wrappers"),
+        *("errors", "checks", "parsing", "registration", "images", "emoji64", "schedules"),
+        *("prompts", "models", "reference", "rewards", "envs", "wrappers"),
     ),
     "diffusion_gym.emoji64": ("folder", "scenes", "facts", "verifier"),
     "diffusion_gym.schedules": ("diffusers_config", "base", "ddim", "flow_sde", "registry"),

@@ -119,11 +119,11 @@ class UNetPolicy(BasePolicy):
         return self.config.guidance
 
     def _new_denoiser(self) -> Denoiser:
-        denoiser = self.model.new_denoiser()
         if self.lora is None:
-            denoiser.requires_grad_(True)
+            denoiser = self.model.new_denoiser().requires_grad_(True)
         else:
-            add_lora(self.precision.freeze(denoiser), self.lora)
+            denoiser = self.model.new_denoiser(self.precision.frozen)
+            add_lora(denoiser, self.lora)
         if self.config.gradient_checkpointing:
             denoiser.network.enable_gradient_checkpointing()  # works in eval mode, too
         if self.config.compile:
@@ -168,7 +168,7 @@ class UNetPolicy(BasePolicy):
             with without_lora(self.denoiser):
                 return self._transition(self.denoiser, latents, index, embedding)
         if not self._reference:
-            self._reference.append(self.precision.freeze(self.model.new_denoiser()))
+            self._reference.append(self.model.new_denoiser(self.precision.frozen))
         return self._transition(self._reference[0], latents, index, embedding)
 
     def _transition(

@@ -2,8 +2,10 @@
 
 import abc
 import hashlib
+import inspect
 import json
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+import math
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -12,11 +14,13 @@ from typing import Any
 import diffusers
 import torch
 import transformers
+from safetensors import safe_open
 from torch import nn
 
-from diffusion_gym.errors import ModelLoadError
+from diffusion_gym.errors import ModelLoadError, first_line, one_line
 from diffusion_gym.models.architectures import ARCHITECTURES, Architecture
 from diffusion_gym.models.quiet import quiet_libraries
+from diffusion_gym.parsing import parse
 
 
 class Checkpoint(abc.ABC):
@@ -56,13 +60,13 @@ class Checkpoint(abc.ABC):
         """
         file = self.folder / "model_index.json"
         try:
-            index: dict[str, Any] = json.loads(file.read_text())
+            index: dict[str, Any] = parse(json.loads, file.read_text(encoding="utf-8"))
             _ = index["_class_name"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ModelLoadError(
                 f"{self.folder} is no diffusers folder of a text-to-image model: expected "
                 f"{file.name} naming a pipeline as its _class_name, got "
-                f"{type(error).__name__}: {error}"
+                f"{type(error).__name__}: {first_line(error)}"
             ) from error
         return index
 
@@ -82,7 +86,8 @@ class Checkpoint(abc.ABC):
 
     def has(self, part: str) -> bool:
         """Is a part there? Only parts that are optional may be missing."""
-        missing = self.index.get(part, [None, None])[1] is None
+        entry = self.index.get(part)
+        missing = entry is None or entry == [None, None]
         return not (missing and part in self.architecture.optional_parts)
 
     def config(self, part: str) -> dict[str, Any]:
@@ -93,7 +98,9 @@ class Checkpoint(abc.ABC):
         """
         part_class, folder = self._part(part)
         with self._loading(part, part_class):
-            return dict(part_class.load_config(folder))
+            config = dict(part_class.load_config(folder))
+        check_types(part_class, config, folder)
+        return config
 
     def small_part(self, part: str) -> Any:
         """Loads a tokenizer or the scheduler.
@@ -103,6 +110,9 @@ class Checkpoint(abc.ABC):
         """
         part_class, folder = self._part(part)
         with self._loading(part, part_class):
+            if issubclass(part_class, transformers.PreTrainedTokenizerBase):
+                return part_class.from_pretrained(folder, trust_remote_code=False)
+            check_types(part_class, part_class.load_config(folder), folder)
             return part_class.from_pretrained(folder)
 
     def network(self, part: str, dtype: torch.dtype) -> nn.Module:
@@ -111,8 +121,10 @@ class Checkpoint(abc.ABC):
         Raises:
             ModelLoadError: It is missing, damaged, or of an unsupported class.
         """
-        part_class, _ = self._part(part)
+        part_class, folder = self._part(part)
         with self._loading(part, part_class):
+            if not issubclass(part_class, transformers.PreTrainedModel):
+                check_types(part_class, part_class.load_config(folder), folder)
             return self._network(part, part_class, dtype)
 
     def _part(self, part: str) -> tuple[Any, Path]:
@@ -149,7 +161,7 @@ class Checkpoint(abc.ABC):
         except Exception as error:  # the libraries raise every kind of exception for a bad file
             raise ModelLoadError(
                 f"cannot load the {part} of the model in {self.place}: expected a complete "
-                f"{part_class.__name__}, got {type(error).__name__}: {error}"
+                f"{part_class.__name__}, got {type(error).__name__}: {one_line(str(error))}"
             ) from error
 
 
@@ -186,6 +198,9 @@ class FolderCheckpoint(Checkpoint):
 
     def _network(self, part: str, part_class: Any, dtype: torch.dtype) -> nn.Module:
         folder = self.folder / part
+        check_not_pickled(folder)
+        for file in self._weight_files(part):
+            check_floating(file)
         network, loading = part_class.from_pretrained(
             folder,
             output_loading_info=True,
@@ -236,6 +251,79 @@ class FolderCheckpoint(Checkpoint):
         return [file for file in files if weight_variant(file) == variant]
 
 
+def check_types(part_class: Any, config: Mapping[str, Any], folder: Path) -> None:
+    """Refuses entries of a configuration that are of another kind than the class's defaults.
+
+    diffusers takes anything, and trips over it later, or never.
+
+    Args:
+        part_class: Network or scheduler of diffusers.
+        config: Its configuration, as in the file.
+        folder: Where the file is, for the message.
+
+    Raises:
+        ModelLoadError: For such an entry.
+    """
+    for name, parameter in inspect.signature(part_class.__init__).parameters.items():
+        default = parameter.default
+        value = config.get(name, default)
+        if not isinstance(default, bool | int | float | str):
+            continue
+        if value is None and (isinstance(default, bool) or "None" in str(parameter.annotation)):
+            continue
+        # One for each of the network's levels is written in a list.
+        several = isinstance(value, list | tuple) and value and isinstance(default, int)
+        if not all(_is_like(part, default) for part in (value if several else [value])):
+            raise ModelLoadError(
+                f"expected {name} in the configuration in {folder} to be of the kind of its "
+                f"default, {default!r}, got {value!r}"
+            )
+
+
+def _is_like(value: object, default: bool | int | float | str) -> bool:
+    """Is a value of a default's type, and finite and not negative where the default is so?"""
+    if isinstance(default, bool | str) or isinstance(value, bool):
+        return type(value) is type(default)
+    if not isinstance(value, int if isinstance(default, int) else int | float):
+        return False
+    return value == default or (math.isfinite(value) and not value < 0 <= default)
+
+
+def check_not_pickled(folder: Path) -> None:
+    """Refuses weights that are there only in a format that can run code.
+
+    Raises:
+        ModelLoadError: There is no .safetensors file, but another one.
+    """
+    pickled = sorted(file.name for pattern in PICKLED for file in folder.glob(pattern))
+    if pickled and not any(folder.glob("*.safetensors")):
+        raise ModelLoadError(
+            f"expected weights in .safetensors in {folder}, got {pickled[0]}, which can run code "
+            "when it is opened; where you trust its source, convert the model with diffusers: "
+            "DiffusionPipeline.from_pretrained(folder, use_safetensors=False)"
+            ".save_pretrained(new_folder)"
+        )
+
+
+PICKLED = ("*.bin", "*.ckpt", "*.pt", "*.pth")
+
+
+def check_floating(file: Path) -> None:
+    """Refuses weights that are no floating-point numbers: the libraries cast them without a word.
+
+    Raises:
+        ModelLoadError: The file has some.
+    """
+    with safe_open(file, framework="pt") as tensors:
+        for name in tensors.keys():
+            kind = tensors.get_slice(name).get_dtype()
+            if name.endswith((".weight", ".bias")) and not kind.startswith(("F", "BF")):
+                raise ModelLoadError(
+                    f"expected floating-point weights in {file}, got {name} of type {kind}; "
+                    "quantised weights are not supported"
+                )
+
+
 def weight_variant(file: Path) -> str:
     """The variant in a weight file's name, "" where there is none.
 
@@ -279,5 +367,5 @@ def _options(part_class: Any, dtype: torch.dtype) -> dict[str, Any]:
     unless told to go on, and then lists them.
     """
     if issubclass(part_class, transformers.PreTrainedModel):
-        return {"dtype": dtype, "ignore_mismatched_sizes": True}
+        return {"dtype": dtype, "ignore_mismatched_sizes": True, "trust_remote_code": False}
     return {"torch_dtype": dtype}

@@ -49,7 +49,10 @@ class Decoder:
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Decodes latents ``[B, C, h, w]`` to images ``[B, 3, H, W]``, float32 in [0, 1]."""
+        """Decodes latents ``[B, C, h, w]`` to images ``[B, 3, H, W]``, float32 in [0, 1].
+
+        An image that overflows the decoder's precision has NaN in it; see `failed_images`.
+        """
         scaled = latents.to(self.device, self.dtype) / self.scaling_factor + self.shift_factor
         pixels = latents.shape[-2] * latents.shape[-1] * self.upscaling**2
         batch = min(DECODE_BATCH, max(1, DECODE_PIXELS // pixels))
@@ -57,7 +60,34 @@ class Decoder:
             self.vae.decode(chunk, return_dict=False)[0].float()
             for chunk in torch.split(scaled, batch)
         ]
-        return (torch.cat(images) / 2 + 0.5).clamp(0, 1)
+        pixels_of_all = torch.cat(images)
+        # An infinite value would be clamped to a white or black pixel that nobody would notice.
+        pixels_of_all = pixels_of_all.masked_fill(pixels_of_all.isinf(), torch.nan)
+        return (pixels_of_all / 2 + 0.5).clamp(0, 1)
+
+    def failure(self, images: Tensor) -> str | None:
+        """What to tell the user of images that could not be decoded; None if all could.
+
+        Args:
+            images: From `decode`, ``[B, 3, H, W]``.
+        """
+        failed = int(failed_images(images).sum())
+        if not failed:
+            return None
+        name = str(self.dtype).removeprefix("torch.")
+        advice = (
+            "the latents themselves may be NaN or beyond what it was trained on"
+            if self.dtype == torch.float32
+            else "try model_options={'vae_dtype': 'float32'}"
+        )
+        return (
+            f"the image decoder gave NaN for {failed} of {len(images)} images, in {name}: {advice}"
+        )
+
+
+def failed_images(images: Tensor) -> Tensor:
+    """Which of the images ``[B, 3, H, W]`` are not finite everywhere: bool ``[B]``."""
+    return ~images.isfinite().flatten(1).all(1)
 
 
 def decoder_dtype(config: dict[str, Any], dtype: torch.dtype) -> torch.dtype:

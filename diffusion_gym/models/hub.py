@@ -13,7 +13,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from diffusion_gym.errors import ModelLoadError
+from diffusion_gym.errors import ModelLoadError, first_line
 from diffusion_gym.models.embedded import model_names
 from diffusion_gym.models.options import ModelOptions
 from diffusion_gym.models.quiet import quiet_libraries
@@ -37,15 +37,36 @@ def download(name: str, options: ModelOptions) -> Path:
                     use_safetensors=True,
                     variant=options.variant,
                     revision=options.revision,
+                    trust_remote_code=False,
                     **dict.fromkeys(unused),  # parts that are given need no download
                 )
             )
     except Exception as error:  # hub, network and format errors are of many unrelated classes
-        raise ModelLoadError(
-            f"model {name!r} is neither an embedded model ({', '.join(model_names())}) nor a "
-            "folder or file here, and it could not be had from the model hub: "
-            f"{_reason(error, name)}"
-        ) from error
+        raise _not_there(name, error) from error
+
+
+def download_index(name: str, options: ModelOptions) -> Path:
+    """The folder of a hub id with what says which kind of model it is, and nothing else.
+
+    Raises:
+        ModelLoadError: It cannot be had.
+    """
+    try:
+        with quiet_libraries():
+            return Path(
+                snapshot_download(
+                    name, revision=options.revision, allow_patterns=["model_index.json"]
+                )
+            )
+    except Exception as error:  # as above
+        raise _not_there(name, error) from error
+
+
+def _not_there(name: str, error: Exception) -> ModelLoadError:
+    return ModelLoadError(
+        f"model {name!r} is neither an embedded model ({', '.join(model_names())}) nor a folder "
+        f"or file here, and it could not be had from the model hub: {_reason(error, name)}"
+    )
 
 
 def config_folder(file: Path, config: str | None) -> Path:
@@ -90,7 +111,7 @@ def _reason(error: Exception, repository: str | None) -> str:
         return f"{repository!r} has no such revision"
     if any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
         return f"the hub shows no {repository!r}: it does not exist, or is private"
-    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    first = first_line(error)
     offline = (ConnectionError, LocalEntryNotFoundError)
     if any(isinstance(cause, offline) for cause in causes):
         return f"it is not in the cache, and there is no connection to the hub ({first})"

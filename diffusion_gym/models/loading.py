@@ -2,13 +2,14 @@
 
 import dataclasses
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from diffusion_gym.emoji64 import emoji64_folder
-from diffusion_gym.errors import InvalidInputError, unknown_name
+from diffusion_gym.errors import InvalidInputError, first_line, unknown_name
 from diffusion_gym.models import hub
 from diffusion_gym.models.architectures import Architecture
 from diffusion_gym.models.checkpoint import Checkpoint, FolderCheckpoint
@@ -30,7 +31,7 @@ KINDS_OF_NAMES = ("a diffusers folder", "a .safetensors file", "a hub id")
 def load_model(
     name: str | os.PathLike[str] = EMOJI64,
     *,
-    device: str = "cpu",
+    device: str | torch.device = "cpu",
     dtype: str = "float32",
     **options: Any,
 ) -> DiffusionModel:
@@ -53,7 +54,7 @@ def load_model(
     """
     chosen = ModelOptions.parse(options)
     precision = resolve_dtype(dtype)
-    name = os.fspath(name)
+    name = _text(name)
     checkpoint = find_checkpoint(name, chosen)
     defaults = _defaults(name, checkpoint.architecture)
     if not checkpoint.architecture.optional_parts:
@@ -61,19 +62,63 @@ def load_model(
     return DiffusionModel(name, checkpoint, resolve_device(device), precision, chosen, defaults)
 
 
-def resolve_device(device: str) -> torch.device:
+def model_defaults(
+    name: str | os.PathLike[str] = EMOJI64, options: Mapping[str, Any] | None = None
+) -> ModelDefaults:
+    """What a model is used with where nothing else is said, without loading it.
+
+    Only the small file that says which kind of model it is is read, or, of a hub id,
+    downloaded; `load_model` has the same defaults.
+
+    Args:
+        name: As for `load_model`.
+        options: Options of `load_model`, by name.
+
+    Raises:
+        InvalidInputError: Unknown name or option.
+        ModelLoadError: There is no such model, or its kind is not supported.
+    """
+    chosen = dataclasses.replace(ModelOptions.parse(options or {}), variant=None)
+    name = _text(name)
+    return _defaults(name, find_checkpoint(name, chosen, hub.download_index).architecture)
+
+
+def resolved_name(name: str | os.PathLike[str]) -> str:
+    """A model's name that means the same from every working directory, now and later.
+
+    Returns:
+        The absolute path of a folder or file that is here; embedded models' names and hub ids
+        as they are.
+
+    Raises:
+        InvalidInputError: The name is no text.
+    """
+    name = _text(name)
+    if name == EMOJI64:
+        return name
+    path = _path(name)
+    here = path.is_dir() or path.is_file()
+    return os.path.abspath(path) if here else name  # no `resolve`: a link may be turned later
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
     """Turns a device's name into a device that is there.
 
     Raises:
-        InvalidInputError: The name means nothing to torch, or the device is not there.
+        InvalidInputError: The name means nothing to torch, or the device is not there, or it
+            holds no numbers ("meta").
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
+        if not isinstance(device, str | torch.device):
+            raise RuntimeError("not the name of a device")
         resolved = torch.device(device)
+        if resolved.type == "meta":
+            raise RuntimeError("it holds no numbers")
         torch.empty(0, device=resolved)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0].split(". ")[0]
+        reason = first_line(error).split(". ")[0]
         raise InvalidInputError(
             f"device {device!r} cannot be used here ({reason}); expected 'auto', 'cpu', or a "
             f"device that this machine has ({torch.cuda.device_count()} CUDA devices found)"
@@ -81,14 +126,23 @@ def resolve_device(device: str) -> torch.device:
     return resolved
 
 
-def find_checkpoint(name: str, options: ModelOptions) -> Checkpoint:
+def find_checkpoint(
+    name: str,
+    options: ModelOptions,
+    download: Callable[[str, ModelOptions], Path] = hub.download,
+) -> Checkpoint:
     """Finds the checkpoint behind a name, downloading it where the name is a hub id.
+
+    Args:
+        name: The name.
+        options: How it is to be loaded.
+        download: What downloads it.
 
     Raises:
         InvalidInputError: The name is of no kind that is known, or an option does not fit it.
         ModelLoadError: The model is not on the hub, or cannot be had from there.
     """
-    path = emoji64_folder() / "pipeline" if name == EMOJI64 else Path(name).expanduser()
+    path = emoji64_folder() / "pipeline" if name == EMOJI64 else _path(name)
     if path.is_file():
         return _single_file(path, options)
     options.refuse(("config",), "for single-file checkpoints")
@@ -98,15 +152,52 @@ def find_checkpoint(name: str, options: ModelOptions) -> Checkpoint:
     local = path.is_absolute() or name.startswith((".", "~")) or name.endswith(".safetensors")
     if local or name.count("/") != 1:
         raise unknown_name("model", name, [*model_names(), *KINDS_OF_NAMES])
-    return FolderCheckpoint(hub.download(name, options), options.variant)
+    return FolderCheckpoint(download(name, options), options.variant)
 
 
 def _single_file(file: Path, options: ModelOptions) -> Checkpoint:
     if file.suffix != ".safetensors":  # a pickled checkpoint could run code
-        raise InvalidInputError(f"expected a single-file checkpoint in .safetensors, got {file}")
+        raise InvalidInputError(
+            f"expected a single-file checkpoint in .safetensors, got {file}. A pickled one "
+            "(.ckpt, .bin, .pt) can run code when it is opened; where you trust its source, "
+            "convert it with diffusers: DiffusionPipeline's class for the model, such as "
+            f"StableDiffusionPipeline.from_single_file({str(file)!r}).save_pretrained(folder), "
+            "and name the folder"
+        )
     options.refuse(("variant",), "for diffusers folders")
     options.refuse(("revision",), "for models on the hub")
     return SingleFileCheckpoint(file, hub.config_folder(file, options.config))
+
+
+def _text(name: str | os.PathLike[str]) -> str:
+    """A model's name as a text that can be a path.
+
+    Raises:
+        InvalidInputError: It is something else.
+    """
+    text = os.fspath(name) if isinstance(name, os.PathLike) else name
+    if not isinstance(text, str) or "\0" in text:
+        raise InvalidInputError(
+            "expected a model's name as a text (an embedded model, a folder, a .safetensors file "
+            f"or a hub id), got {name!r}"
+        )
+    return text
+
+
+def _path(name: str) -> Path:
+    """The path that a name may be.
+
+    Raises:
+        InvalidInputError: It is none that this system can have.
+    """
+    try:
+        path = Path(name).expanduser()
+        path.is_file()
+    except (OSError, RuntimeError) as error:  # too long; or of a user that is not there
+        raise InvalidInputError(
+            f"model name {name[:80]!r} cannot be a path here: {first_line(error)}"
+        ) from error
+    return path
 
 
 def _defaults(name: str, architecture: Architecture) -> ModelDefaults:

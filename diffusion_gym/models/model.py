@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion_gym.errors import InvalidInputError
+from diffusion_gym.errors import InvalidInputError, ModelLoadError
 from diffusion_gym.models.checkpoint import Checkpoint
 from diffusion_gym.models.consistency import check_consistency
 from diffusion_gym.models.decoder import Decoder
@@ -172,17 +173,88 @@ class DiffusionModel:
     def encode(self, prompts: Sequence[str]) -> PromptEmbedding:
         """Encodes prompts; text beyond the encoders' context is cut off, as diffusers does.
 
+        `warn_of_cut_prompts` tells of which prompts this is so.
+
         Returns:
             The embeddings of B rows, float32 on the model's device.
 
         Raises:
             InvalidInputError: The text encoders have been freed.
+            ModelLoadError: They gave numbers that are not finite.
         """
         encoders = self.text_encoders.encoders
-        return self._architecture.encode(encoders, prompts, self.prompt_embedding_shape)
+        embedding = self._architecture.encode(encoders, prompts, self.prompt_embedding_shape)
+        broken = ~embedding.tokens.isfinite().flatten(1).all(1)
+        if embedding.pooled is not None:
+            broken |= ~embedding.pooled.isfinite().all(1)
+        if bool(broken.any()):
+            first = prompts[int(broken.int().argmax())]
+            name = str(self.dtype).removeprefix("torch.")
+            advice = (
+                "the checkpoint's weights are damaged, or no text encoder's"
+                if self.dtype == torch.float32
+                else "try dtype='float32', or 'bfloat16'"
+            )
+            raise ModelLoadError(
+                f"the text encoders of model {self.name!r} gave NaN or infinity for "
+                f"{int(broken.sum())} of {len(prompts)} prompts, such as {first[:80]!r}, in "
+                f"{name}: {advice}"
+            )
+        return embedding
+
+    def truncated(self, prompts: Sequence[str]) -> list[str]:
+        """Those of the prompts of which some text encoder does not read the end.
+
+        Raises:
+            InvalidInputError: The text encoders have been freed.
+        """
+        cut = self._cut(prompts)
+        return [prompt for prompt, parts in zip(prompts, cut, strict=True) if parts]
+
+    def warn_of_cut_prompts(self, prompts: Sequence[str]) -> None:
+        """Warns, once for all the prompts, of those of which `encode` does not read the end.
+
+        Raises:
+            InvalidInputError: The text encoders have been freed.
+        """
+        cut = self._cut(prompts)
+        first = next((number for number, parts in enumerate(cut) if parts), None)
+        if first is None:
+            return
+        count = sum(bool(parts) for parts in cut)
+        text = prompts[first]
+        shown = text if len(text) <= 80 else f"{text[:80]}…"
+        how_much = ", ".join(f"{part}: {tokens} tokens" for part, tokens in cut[first].items())
+        lengths = ", ".join(f"{part} {length}" for part, length in self._contexts().items())
+        warnings.warn(
+            f"model {self.name!r} does not read the end of {count} of {len(prompts)} prompts, "
+            f"such as {shown!r} ({how_much}): its text encoders read so many tokens: {lengths}. "
+            "Prompts that begin alike can look the same to it",
+            stacklevel=2,
+        )
+
+    def _contexts(self) -> dict[str, int]:
+        """How many tokens each text encoder reads, by its part's name."""
+        encoders = self.text_encoders.encoders
+        lengths = self._architecture.context_lengths(encoders, self.prompt_embedding_shape)
+        parts = (encoder.part for encoder in encoders)
+        return dict(zip(parts, lengths, strict=True))
+
+    def _cut(self, prompts: Sequence[str]) -> list[dict[str, int]]:
+        """For each prompt: its numbers of tokens, for those text encoders that read fewer."""
+        cut: list[dict[str, int]] = [{} for _ in prompts]
+        encoders = self.text_encoders.encoders
+        for encoder, length in zip(encoders, self._contexts().values(), strict=True):
+            for parts, tokens in zip(cut, encoder.token_counts(prompts), strict=True):
+                if tokens > length:
+                    parts[encoder.part] = tokens
+        return cut
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Decodes latents ``[B, C, h, w]`` to images ``[B, 3, H, W]``, float32 in [0, 1]."""
+        """Decodes latents ``[B, C, h, w]`` to images ``[B, 3, H, W]``, float32 in [0, 1].
+
+        An image that overflows the decoder's precision has NaN in it; `Decoder.failure` says so.
+        """
         return self.decoder.decode(latents)
 
     @property
@@ -190,10 +262,30 @@ class DiffusionModel:
         """A fresh diffusers scheduler, as the checkpoint configures it."""
         return self._checkpoint.small_part("scheduler")
 
-    def new_denoiser(self) -> Denoiser:
-        """Loads a denoiser of the caller's own: float32, frozen, in eval mode, on the device."""
+    def check_weights(self, expected_hash: str) -> None:
+        """Refuses a model that is another one than was used before under the same name.
+
+        Args:
+            expected_hash: The `weights_hash` that was recorded.
+
+        Raises:
+            ModelLoadError: The weights are other ones.
+        """
+        if self.weights_hash != expected_hash:
+            raise ModelLoadError(
+                f"expected model {self.name!r} to have the weights with the hash {expected_hash}, "
+                f"got {self.weights_hash}: another model has taken its place"
+            )
+
+    def new_denoiser(self, dtype: torch.dtype = torch.float32) -> Denoiser:
+        """Loads a denoiser of the caller's own: frozen, in eval mode, on the device.
+
+        Args:
+            dtype: Precision of its weights, which are read in it: a denoiser in half precision
+                never takes the memory of one in float32. To be trained it should be float32.
+        """
         device = self.device
-        network = self._checkpoint.network(self._architecture.denoiser_part, torch.float32)
+        network = self._checkpoint.network(self._architecture.denoiser_part, dtype)
         _, height, width = self.image_shape
         return self._architecture.wrap(freeze(network, device), (height, width)).to(device).eval()
 

@@ -1,6 +1,7 @@
 """How a model is to be loaded, beyond its name, device and precision."""
 
 import dataclasses
+import operator
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -66,6 +67,12 @@ class ModelOptions:
                 )
             if isinstance(value, int) and expected is int and value < 1:
                 raise InvalidInputError(f"expected model option {name!r} above 0, got {value}")
+            if value == "":
+                raise InvalidInputError(f"expected model option {name!r} to be a text, got ''")
+            if isinstance(value, int) and name in _LONGEST and value > _LONGEST[name]:
+                raise InvalidInputError(
+                    f"expected model option {name!r} up to {_LONGEST[name]}, got {value}"
+                )
         return cls(**values)
 
     def refuse(self, names: tuple[str, ...], why: str) -> None:
@@ -83,9 +90,19 @@ class ModelOptions:
 
 
 def _plain(value: Any) -> Any:
-    return os.fspath(value) if isinstance(value, os.PathLike) else value
+    """Paths as texts, and whole numbers of every kind, such as numpy's, as Python's."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, bool):
+        return value
+    try:
+        return operator.index(value)
+    except TypeError:
+        return value
 
 
+#: Tokens that Stable Diffusion 3's T5 reads at most, as in diffusers' pipeline.
+_LONGEST = {"max_sequence_length": 512}
 _NULLABLE = tuple(f.name for f in dataclasses.fields(ModelOptions) if f.default is None)
 _TYPES: dict[str, type] = {
     f.name: str if f.default is None else type(f.default) for f in dataclasses.fields(ModelOptions)

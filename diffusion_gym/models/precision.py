@@ -17,6 +17,6 @@ def resolve_dtype(name: str) -> torch.dtype:
     Raises:
         InvalidInputError: For an unknown name.
     """
-    if name not in DTYPES:
+    if not isinstance(name, str) or name not in DTYPES:
         raise unknown_name("dtype", name, DTYPES)
     return DTYPES[name]

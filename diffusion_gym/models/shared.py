@@ -43,6 +43,7 @@ def load_text_encoders(
                 TextEncoder(
                     network=freeze(checkpoint.network(part, dtype), device),
                     tokenizer=checkpoint.small_part(part.replace("text_encoder", "tokenizer")),
+                    part=part,
                 )
                 for part in parts
             )

@@ -10,7 +10,7 @@ from diffusers.loaders.single_file_utils import SingleFileComponentError
 from torch import nn
 
 from diffusion_gym.errors import ModelLoadError
-from diffusion_gym.models.checkpoint import Checkpoint, check_complete, file_digest
+from diffusion_gym.models.checkpoint import Checkpoint, check_complete, check_floating, file_digest
 
 
 class SingleFileCheckpoint(Checkpoint):
@@ -39,6 +39,7 @@ class SingleFileCheckpoint(Checkpoint):
     def _network(self, part: str, part_class: Any, dtype: torch.dtype) -> nn.Module:
         """Lets diffusers' pipeline load one of its parts, translating the weights' names."""
         del part_class  # the pipeline reads it in the same place
+        check_floating(self.file)
         pipeline_class = getattr(diffusers, self.architecture.pipeline)
         others = {other: None for other in self.architecture.parts if other != part}
         try:

@@ -15,15 +15,22 @@ class TextEncoder:
     Attributes:
         tokenizer: From transformers.
         network: A CLIP or T5 text encoder from transformers.
+        part: Its name in the checkpoint.
     """
 
     tokenizer: Any
     network: Any
+    part: str = "text_encoder"
 
     @property
     def max_tokens(self) -> int:
         """Length that every prompt is padded or cut to, unless told otherwise."""
         return int(self.tokenizer.model_max_length)
+
+    def token_counts(self, prompts: Sequence[str]) -> list[int]:
+        """How many tokens each prompt has, start and end tokens included, if nothing is cut."""
+        ids = self.tokenizer(list(prompts), truncation=False, verbose=False).input_ids
+        return [len(tokens) for tokens in ids]
 
     def token_ids(self, prompts: Sequence[str], length: int | None = None) -> Tensor:
         """Prompts as token ids ``[B, L]`` on the network's device, padded or cut to the length."""

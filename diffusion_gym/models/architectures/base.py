@@ -29,6 +29,8 @@ class Architecture(abc.ABC):
         optional_parts: Those of them that a checkpoint may lack.
         denoiser_part: The one that is the denoiser.
         num_inference_steps: Number of denoising steps T where none is given.
+        sizes: Entries of the denoiser's configuration, besides ``in_channels``, that must be
+            whole numbers above 0.
     """
 
     pipeline: ClassVar[str]
@@ -36,6 +38,7 @@ class Architecture(abc.ABC):
     optional_parts: ClassVar[tuple[str, ...]] = ()
     denoiser_part: ClassVar[str] = "unet"
     num_inference_steps: ClassVar[int] = 50
+    sizes: ClassVar[tuple[str, ...]] = ()
 
     @property
     def text_encoder_parts(self) -> tuple[str, ...]:
@@ -70,6 +73,18 @@ class Architecture(abc.ABC):
             prompts: B texts.
             shape: `embedding_shape`.
         """
+
+    def context_lengths(
+        self, encoders: Sequence[TextEncoder], shape: tuple[int, int]
+    ) -> tuple[int, ...]:
+        """How many tokens of a prompt each text encoder reads; what is longer is cut.
+
+        Args:
+            encoders: As for `encode`.
+            shape: `embedding_shape`.
+        """
+        del shape
+        return tuple(encoder.max_tokens for encoder in encoders)
 
     def null_is_zero(self, index: Config) -> bool:
         """Is the null embedding zero, instead of that of the empty prompt?

@@ -48,6 +48,7 @@ class StableDiffusion3(Architecture):
     optional_parts = ("text_encoder_3", "tokenizer_3")
     denoiser_part = "transformer"
     num_inference_steps = 10
+    sizes = ("patch_size", "pos_embed_max_size", "joint_attention_dim", "pooled_projection_dim")
 
     def embedding_shape(
         self, config: Config, max_tokens: int, options: ModelOptions
@@ -74,6 +75,13 @@ class StableDiffusion3(Architecture):
             t5 = zero_states(len(prompts), tokens, shape[1], clip.device)
         pooled = torch.cat([pooled for _, pooled in pairs], dim=-1)
         return PromptEmbedding(torch.cat([clip, t5], dim=-2), pooled)
+
+    def context_lengths(
+        self, encoders: Sequence[TextEncoder], shape: tuple[int, int]
+    ) -> tuple[int, ...]:
+        """As `Architecture.context_lengths`; both CLIPs read as much as the first."""
+        length = encoders[0].max_tokens
+        return (length, length, shape[0] - length)[: len(encoders)]
 
     def wrap(self, network: nn.Module, image_size: tuple[int, int]) -> Denoiser:
         """As `Architecture.wrap`."""

@@ -40,6 +40,8 @@ class StableDiffusionXL(Architecture):
         "scheduler": DDIM_SCHEDULERS,
     }
 
+    sizes = ("addition_time_embed_dim", "projection_class_embeddings_input_dim")
+
     def embedding_shape(
         self, config: Config, max_tokens: int, options: ModelOptions
     ) -> tuple[int, int]:

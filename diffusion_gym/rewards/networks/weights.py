@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from diffusion_gym.errors import InvalidInputError, ModelLoadError
+from diffusion_gym.errors import InvalidInputError, ModelLoadError, first_line
 
 SAMPLE = 1024
 """How many numbers of each tensor a hash looks at, at least, where there are as many."""
@@ -56,7 +56,7 @@ def find_file(
         try:
             return _download(source, filename)
         except Exception as error:  # hub, network and disk errors are of many unrelated classes
-            first = str(error).strip().splitlines()[0].rstrip(".")
+            first = first_line(error).rstrip(".")
             reason = (
                 f"there is no such file or folder here, and https://huggingface.co/{source} "
                 f"could not be had: {first}"
@@ -93,7 +93,7 @@ def load_weights(reward: str, file: Path) -> dict[str, Tensor]:
         weights = weights.get("state_dict", weights)
         return {name: tensor for name, tensor in weights.items() if isinstance(tensor, Tensor)}
     except Exception as error:  # damaged files raise errors of many unrelated classes
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise ModelLoadError(f"{reward} cannot read weights from {file}: {reason}") from error
 
 

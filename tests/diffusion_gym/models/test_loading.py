@@ -201,7 +201,7 @@ def test_pickled_weights_are_not_even_opened(checkpoint, noise, part):
     file.unlink()
     name = "pytorch_model.bin" if part == "text_encoder" else "diffusion_pytorch_model.bin"
     file.with_name(name).write_bytes(pickle.dumps(Trap()))
-    refused(checkpoint, noise, f"no file named {file.name} found")
+    refused(checkpoint, noise, f"expected weights in .safetensors in {file.parent}, got {name}")
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,6 @@ def test_damaged_tokenizers(checkpoint, noise):
         ),
         ("unet/config.json", {"addition_embed_type": "text_time"}, "addition_embed_type='text_t"),
         ("unet/config.json", {"class_embed_type": "timestep"}, "class_embed_type='timestep'"),
-        ("unet/config.json", {"sample_size": None}, "states its sample_size"),
         ("tokenizer/tokenizer_config.json", {"model_max_length": 77}, "at most the 24 tokens"),
     ],
 )
