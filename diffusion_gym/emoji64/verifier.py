@@ -5,7 +5,6 @@ predicts whether an object is centred there, which one, and in which style; from
 predicts the background's colour.
 """
 
-import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -208,9 +207,3 @@ class SceneVerifier(nn.Module):
             As :func:`diffusion_gym.emoji64.facts.check_scene`.
         """
         return check_scene(found, wanted, self.relation_margin)
-
-
-@functools.cache
-def load_verifier(folder: Path, device: str) -> SceneVerifier:
-    """Loads a verifier once per process, folder and device; it is frozen and shared."""
-    return SceneVerifier.from_pretrained(folder).to(device)

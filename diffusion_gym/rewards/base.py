@@ -1,9 +1,10 @@
 """What a reward is: a function of images and prompts that gives one number per image."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,7 +19,7 @@ class RewardResult:
         values: Float32 rewards [B], larger is better.
         valid: Bool [B]; False where the image could not be scored.
         terms: What the values are made of, for logs; float32 [B] each, NaN where a term does not
-            apply to an image.
+            apply to an image. Names are texts that are not empty and do not begin with "_".
     """
 
     values: Tensor
@@ -33,12 +34,18 @@ class RewardResult:
             values: Rewards [B].
             terms: As the attribute.
         """
+        values = torch.as_tensor(values)
         return cls(values, values.isfinite(), terms or {})
 
 
 @runtime_checkable
 class RewardFunction(Protocol):
     """Anything that scores images for prompts, and says what it is.
+
+    A reward that does not understand every text may also have a method ``check_prompts(prompts)``
+    that raises an InvalidInputError for what it cannot read. Environments call it with all their
+    prompts when they are made, and with other prompts when a reset brings them, so that such a
+    prompt is refused before any work is done.
 
     Attributes:
         name: For logs and files.
@@ -62,11 +69,22 @@ PlainReward = Callable[[Tensor, Sequence[str]], Tensor | RewardResult]
 """A function of images [B, 3, H, W] and B prompts that returns rewards [B]."""
 
 
+def check_prompts(reward: object, prompts: Sequence[str]) -> None:
+    """Lets a reward refuse prompts that it cannot read; see `RewardFunction`.
+
+    Raises:
+        InvalidInputError: The reward cannot read one of the prompts.
+    """
+    check = getattr(reward, "check_prompts", None)
+    if check is not None:
+        check(prompts)
+
+
 def as_result(output: object, count: int, name: str) -> RewardResult:
-    """Brings what a reward returned into one form, and checks its shapes.
+    """Brings what a reward returned into one form, and checks it.
 
     Args:
-        output: A tensor [B], or a result.
+        output: A result, or rewards [B]: a tensor, an array, or a list of numbers.
         count: B, the number of images.
         name: The reward's name, for messages.
 
@@ -74,26 +92,69 @@ def as_result(output: object, count: int, name: str) -> RewardResult:
         The result, detached and with float32 numbers.
 
     Raises:
-        InvalidInputError: It is neither, or a shape is not [B].
+        InvalidInputError: It is neither, or something in it is not of shape [B] or no numbers, or
+            a term has no proper name.
     """
-    if isinstance(output, Tensor):
-        output = RewardResult.from_values(output)
+    if isinstance(output, Tensor | np.ndarray | list | tuple):
+        values = _column("values", output, count, name)
+        return RewardResult.from_values(values.float())
     if not isinstance(output, RewardResult):
         raise InvalidInputError(
             f"reward {name!r} must return a tensor [{count}] or a RewardResult, "
             f"got {type(output).__name__}"
         )
-    for what, tensor in {"values": output.values, "valid": output.valid, **output.terms}.items():
-        if tensor.shape != (count,):
+    if not isinstance(output.terms, Mapping):
+        raise InvalidInputError(
+            f"reward {name!r} must return terms as a mapping from names to numbers [{count}], "
+            f"got {type(output.terms).__name__}"
+        )
+    for term in output.terms:
+        check_name(f"the terms of reward {name!r}", term)
+    return RewardResult(
+        _column("values", output.values, count, name).float(),
+        _column("valid", output.valid, count, name).bool(),
+        {term: _column(term, terms, count, name).float() for term, terms in output.terms.items()},
+    )
+
+
+def check_name(what: str, name: object) -> None:
+    """Checks a name under which numbers stand in an environment's infos.
+
+    Raises:
+        InvalidInputError: It is no text, or empty, or begins with "_", as the infos' masks do.
+    """
+    if not isinstance(name, str) or not name or name.startswith("_"):
+        raise InvalidInputError(
+            f"{what} must have texts as names, not empty and not beginning with '_', got {name!r}"
+        )
+
+
+def _column(what: str, numbers: Any, count: int, name: str) -> Tensor:
+    """One number per image [B], detached."""
+    if not isinstance(numbers, Tensor):
+        try:
+            array = np.asarray(numbers)
+        except (TypeError, ValueError, RuntimeError):  # of different lengths, or not to be read
+            array = np.array(None)
+        if array.dtype.kind not in "biuf":
             raise InvalidInputError(
                 f"reward {name!r} must return {what} of shape [{count}], one number per image, "
-                f"got {list(tensor.shape)}"
+                f"got {_shortened(numbers)}"
             )
-    return RewardResult(
-        output.values.detach().float(),
-        output.valid.detach().bool(),
-        {term: tensor.detach().float() for term, tensor in output.terms.items()},
-    )
+        numbers = torch.from_numpy(array.astype(bool if array.dtype.kind == "b" else float))
+    column: Tensor = numbers.detach()
+    if column.shape != (count,) or column.is_complex():
+        kind = f"{column.dtype} of shape " if column.is_complex() else ""
+        raise InvalidInputError(
+            f"reward {name!r} must return {what} of shape [{count}], one number per image, "
+            f"got {kind}{list(column.shape)}"
+        )
+    return column
+
+
+def _shortened(value: object) -> str:
+    text = f"{type(value).__name__} {value!r}"
+    return text if len(text) <= 100 else f"{text[:100]}…"
 
 
 class FunctionReward:
@@ -114,6 +175,10 @@ class FunctionReward:
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> RewardResult:
         """Calls the function."""
         return as_result(self._function(images, prompts), len(images), self.name)
+
+    def check_prompts(self, prompts: Sequence[str]) -> None:
+        """Asks the function, where it can tell."""
+        check_prompts(self._function, prompts)
 
     def __repr__(self) -> str:
         return f"FunctionReward({self.name!r}, version={self.version!r})"

@@ -6,7 +6,8 @@ Networks are loaded when a reward is made, and shared between rewards while some
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from diffusion_gym.emoji64.verifier import SceneVerifier, load_verifier
+from diffusion_gym.checks import Count
+from diffusion_gym.emoji64.verifier import SceneVerifier
 from diffusion_gym.errors import InvalidInputError, unknown_name
 from diffusion_gym.rewards.aesthetic import Aesthetic
 from diffusion_gym.rewards.base import RewardFunction
@@ -38,8 +39,15 @@ def _embedded(part: str) -> Path:
     return emoji64_folder() / part
 
 
-def _verifier(device: str) -> SceneVerifier:
-    return load_verifier(_embedded("verifier"), device)
+def load_verifier(device: str) -> SceneVerifier:
+    """Loads the embedded model's verifier; it is shared while somebody holds it."""
+    # Imported here so that registering a reward does not wait for diffusers.
+    from diffusion_gym.models.shared import shared
+
+    folder = _embedded("verifier")
+    return shared(
+        ("verifier", folder, device), lambda: SceneVerifier.from_pretrained(folder).to(device)
+    )
 
 
 def make_clip_score(
@@ -48,7 +56,7 @@ def make_clip_score(
     architecture: str | None = None,
     pretrained: str | None = None,
     dtype: str = "float32",
-    batch_size: int = 64,
+    batch_size: Count = 64,
 ) -> ClipScore:
     """Makes the cosine in a CLIP model, in [-1, 1].
 
@@ -79,7 +87,7 @@ def make_aesthetic(
     clip: str = "openai/clip-vit-large-patch14",
     head: str = "trl-lib/ddpo-aesthetic-predictor",
     dtype: str = "float32",
-    batch_size: int = 64,
+    batch_size: Count = 64,
 ) -> Aesthetic:
     """Makes LAION's aesthetic score.
 
@@ -104,7 +112,7 @@ def make_pickscore(
     pretrained: str = "yuvalkirstain/PickScore_v1",
     processor: str = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
     dtype: str = "float32",
-    batch_size: int = 64,
+    batch_size: Count = 64,
 ) -> ClipScore:
     """Makes PickScore (arXiv 2305.01569): the cosine times the model's scale, about 20.
 
@@ -133,7 +141,7 @@ def make_imagereward(
     pretrained: str = "THUDM/ImageReward",
     tokenizer: str = "google-bert/bert-base-uncased",
     dtype: str = "float32",
-    batch_size: int = 64,
+    batch_size: Count = 64,
 ) -> ImageReward:
     """Makes ImageReward.
 
@@ -161,7 +169,7 @@ def make_hpsv2(
     release: str = "v2.1",
     architecture: str = "ViT-H-14",
     dtype: str = "float32",
-    batch_size: int = 64,
+    batch_size: Count = 64,
 ) -> ClipScore:
     """Makes the Human Preference Score v2 (arXiv 2306.09341): a cosine, about 0.3.
 
@@ -186,12 +194,12 @@ def make_hpsv2(
 BUILT_IN: Mapping[str, Callable[..., RewardFunction]] = {
     "aesthetic": make_aesthetic,
     "clip_score": make_clip_score,
-    "house_style": lambda device: HouseStyle(_verifier(device)),
+    "house_style": lambda device: HouseStyle(load_verifier(device)),
     "hpsv2": make_hpsv2,
     "imagereward": make_imagereward,
     "jpeg_compressibility": lambda device: JpegSize(-1),
     "jpeg_incompressibility": lambda device: JpegSize(+1),
     "pickscore": make_pickscore,
-    "scene_alignment": lambda device: SceneAlignment(_verifier(device)),
+    "scene_alignment": lambda device: SceneAlignment(load_verifier(device)),
 }
 """What makes each reward, for a device such as ``"cpu"`` or ``"cuda:0"`` and its options."""

@@ -1,13 +1,13 @@
 """Several rewards as one."""
 
-import math
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from diffusion_gym.checks import checked
 from diffusion_gym.errors import InvalidInputError
-from diffusion_gym.rewards.base import RewardFunction, RewardResult, as_result
+from diffusion_gym.rewards.base import RewardFunction, RewardResult, as_result, check_prompts
 
 
 class CompositeReward:
@@ -27,29 +27,54 @@ class CompositeReward:
     def __init__(self, parts: Mapping[str, RewardFunction], weights: Mapping[str, float]) -> None:
         if not parts:
             raise InvalidInputError("a composite reward needs at least one name, got none")
-        for name, weight in weights.items():
-            if not isinstance(weight, int | float) or not math.isfinite(weight):
-                raise InvalidInputError(
-                    f"the weight of reward {name!r} must be a finite number, got {weight!r}"
-                )
-        self._parts = {name: (float(weights[name]), part) for name, part in parts.items()}
+        if parts.keys() != weights.keys():
+            raise InvalidInputError(
+                f"expected one weight for each of the rewards {', '.join(map(repr, parts))}, "
+                f"got weights for {', '.join(map(repr, weights))}"
+            )
+        self._parts = {
+            name: (checked(f"the weight of reward {name!r}", weights[name], float), part)
+            for name, part in parts.items()
+        }
         self.name = " + ".join(f"{weight:g} {name}" for name, (weight, _) in self._parts.items())
         self.version = " + ".join(
             f"{name}@{part.version}" for name, (_, part) in self._parts.items()
         )
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> RewardResult:
-        """Scores images [B, 3, H, W] in [0, 1] with every part."""
+        """Scores images [B, 3, H, W] in [0, 1] with every part.
+
+        Every part gets images of its own, so that one that changes them in place spoils neither
+        the next part's scores nor the caller's images.
+
+        Raises:
+            InvalidInputError: Two parts' terms have the same name.
+        """
         values = torch.zeros(len(images))
         valid = torch.ones(len(images), dtype=torch.bool)
         terms: dict[str, Tensor] = {}
         for name, (weight, part) in self._parts.items():
-            result = as_result(part(images, prompts), len(images), name)
+            result = as_result(part(images.clone(), list(prompts)), len(images), name)
             values += weight * result.values.cpu()
             valid &= result.valid.cpu()
-            terms[name] = result.values
-            terms.update({f"{name}/{term}": column for term, column in result.terms.items()})
+            own = {f"{name}/{term}": column for term, column in result.terms.items()}
+            twice = terms.keys() & (own.keys() | {name})
+            if twice:
+                raise InvalidInputError(
+                    f"expected the terms of {self.name} to have different names, got twice: "
+                    f"{', '.join(sorted(twice))}"
+                )
+            terms |= {name: result.values, **own}
         return RewardResult(values, valid, terms)
+
+    def check_prompts(self, prompts: Sequence[str]) -> None:
+        """Asks every part.
+
+        Raises:
+            InvalidInputError: A part cannot read one of the prompts.
+        """
+        for _, part in self._parts.values():
+            check_prompts(part, prompts)
 
     def __repr__(self) -> str:
         return f"CompositeReward({self.name!r})"

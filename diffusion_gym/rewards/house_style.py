@@ -68,5 +68,14 @@ class HouseStyle:
         }
         return RewardResult.from_values(torch.stack(list(terms.values())).mean(dim=0), terms)
 
+    def check_prompts(self, prompts: Sequence[str]) -> None:
+        """Reads prompts without scoring anything.
+
+        Raises:
+            InvalidInputError: A prompt is not of the grammar.
+        """
+        for prompt in prompts:
+            parse(prompt)
+
     def __repr__(self) -> str:
         return f"HouseStyle(style={self.style!r}, background={self.background!r})"

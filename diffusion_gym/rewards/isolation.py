@@ -3,6 +3,7 @@
 import traceback
 import warnings
 from collections.abc import Sequence
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
@@ -12,6 +13,10 @@ from diffusion_gym.rewards.base import RewardFunction, RewardResult, as_result
 
 RANGE_TOLERANCE = 1e-3
 """How far outside [0, 1] a pixel may lie: about a quarter of an 8-bit level, for rounding."""
+
+
+_answered: WeakValueDictionary[int, RewardFunction] = WeakValueDictionary()
+"""Rewards that have returned something once, by identity."""
 
 
 def score(reward: RewardFunction, images: Tensor, prompts: Sequence[str]) -> RewardResult:
@@ -26,6 +31,10 @@ def score(reward: RewardFunction, images: Tensor, prompts: Sequence[str]) -> Rew
     Each different error is told as a ``RuntimeWarning``. Errors of this package, such as the
     InvalidInputError for a prompt that a reward cannot understand, are raised.
 
+    What is no accident is an error: a reward that has not returned anything yet raises for every
+    image, as one with another signature does, or all images it would first see hold NaN, as those
+    of a decoder that overflows.
+
     Args:
         reward: The reward.
         images: Float images [B, 3, H, W].
@@ -37,21 +46,32 @@ def score(reward: RewardFunction, images: Tensor, prompts: Sequence[str]) -> Rew
 
     Raises:
         InvalidInputError: Images are not [B, 3, H, W] floats, their number is not that of the
-            prompts, or the reward rejects a prompt or returns something else than it should.
+            prompts, or the reward rejects a prompt or returns something else than it should; or
+            nothing can be scored and that is no accident.
     """
+    # 1. Score the images that are some, and once more those where that failed.
     _check_input(images, prompts)
     images = images.float()
     rows = _is_picture(images).nonzero().squeeze(1).tolist()
     result = _Rows(reward, images, prompts)
     result.score(rows)
     result.score([row for row in rows if not result.valid[row]])
-    for error in result.errors:
-        warnings.warn(
-            f"reward {reward.name!r} raised {error}; images for which it keeps raising "
-            f"get the value 0.0 and count as not scored",
-            RuntimeWarning,
-            stacklevel=1,
-        )
+
+    # 2. Say what failed: as an error where that is no accident.
+    broken = _broken_images(images)
+    if result.answered:
+        _remember(reward)
+    elif _answered.get(id(reward)) is not reward:
+        if result.error is not None:
+            raise InvalidInputError(
+                f"reward {reward.name!r} raised {_describe(result.error)} for each of {len(rows)} "
+                "images when it was first asked; a reward is called as reward(images, prompts), "
+                "with images [B, 3, H, W] in [0, 1] and B texts, and returns B numbers"
+            ) from result.error
+        if broken and not rows:
+            raise InvalidInputError(broken[0])
+    for failure in broken + result.failures(rows):
+        warnings.warn(failure, RuntimeWarning, stacklevel=2)
     device = images.device
     return RewardResult(
         result.values.to(device),
@@ -79,6 +99,25 @@ def _is_picture(images: Tensor) -> Tensor:
     return inside.all(dim=1)
 
 
+def _broken_images(images: Tensor) -> list[str]:
+    """Says how many images [B, 3, H, W] have pixels that are no numbers, where there are any."""
+    broken = int((~images.flatten(1).isfinite().all(dim=1)).sum())
+    if not broken:
+        return []
+    return [
+        f"{broken} of {len(images)} images hold NaN or infinity, as the decoder gave them, and "
+        "cannot be scored; a decoder that overflows in half precision works with "
+        'model_options={"vae_dtype": "float32"}'
+    ]
+
+
+def _remember(reward: RewardFunction) -> None:
+    try:
+        _answered[id(reward)] = reward
+    except TypeError:  # a class with __slots__, whose objects cannot be referred to weakly
+        return
+
+
 def _describe(error: Exception) -> str:
     """Says what was raised and where."""
     place = traceback.extract_tb(error.__traceback__)[-1]
@@ -96,6 +135,20 @@ class _Rows:
         self.valid = torch.zeros(len(images), dtype=torch.bool)
         self.terms: dict[str, Tensor] = {}
         self.errors: dict[str, None] = {}
+        self.error: Exception | None = None  # the first of them
+        self.answered = False  # whether the reward has returned anything
+
+    def failures(self, rows: list[int]) -> list[str]:
+        """What went wrong in scoring these rows, a sentence each."""
+        name = self._reward.name
+        told = [
+            f"reward {name!r} raised {error}; images for which it keeps raising "
+            f"get the value 0.0 and count as not scored"
+            for error in self.errors
+        ]
+        if self.answered and not self.valid.any():
+            told.append(f"reward {name!r} gave a finite number for none of {len(rows)} images")
+        return told
 
     def score(self, rows: list[int]) -> None:
         """Scores these rows in one call, and in halves where that raises."""
@@ -107,6 +160,7 @@ class _Rows:
             raise
         except Exception as error:
             self.errors[_describe(error)] = None
+            self.error = self.error or error
             if len(rows) > 1:
                 middle = len(rows) // 2
                 self.score(rows[:middle])
@@ -115,6 +169,7 @@ class _Rows:
         self._store(rows, as_result(output, len(rows), self._reward.name))
 
     def _store(self, rows: list[int], result: RewardResult) -> None:
+        self.answered = True
         values = result.values.cpu()
         valid = result.valid.cpu() & values.isfinite()
         self.values[rows] = torch.where(valid, values, 0.0)

@@ -1,11 +1,16 @@
 """Rewards by name: registering, listing and making them."""
 
 from collections.abc import Callable, Collection, Mapping
-from types import FunctionType
+from functools import partial
 from typing import Any, TypeVar
 
 from diffusion_gym.errors import InvalidInputError, unknown_name
-from diffusion_gym.rewards.base import FunctionReward, PlainReward, RewardFunction
+from diffusion_gym.rewards.base import (
+    FunctionReward,
+    PlainReward,
+    RewardFunction,
+    check_name,
+)
 from diffusion_gym.rewards.builtin import BUILT_IN
 from diffusion_gym.rewards.composite import CompositeReward
 from diffusion_gym.rewards.options import check_options
@@ -39,8 +44,9 @@ def register_reward(name: str) -> Callable[[_Factory], _Factory]:
         ``version`` and a ``__call__`` that gives a ``RewardResult``.
 
     Raises:
-        InvalidInputError: The name is taken.
+        InvalidInputError: The name is taken, or is no proper name.
     """
+    check_name("rewards", name)
     if name in BUILT_IN:
         raise InvalidInputError(
             f"the reward {name!r} comes with the package; register yours under another name"
@@ -73,7 +79,8 @@ def make_reward(
 
     Args:
         spec: A registered name; or a weight for each of several names, whose weighted sum is the
-            reward; or a function of images [B, 3, H, W] and B prompts that gives rewards [B].
+            reward; or a function of images [B, 3, H, W] and B prompts that gives rewards [B], as a
+            tensor, an array or a list; or a `RewardFunction`.
         device: Where its networks run; the images may lie anywhere.
         options: Keyword arguments for the factories, by the reward's name; values as JSON has them.
             Every reward takes ``"device"``, which puts it on another device than the rest.
@@ -83,7 +90,11 @@ def make_reward(
             an option is unknown or for a reward that is not made.
         ModelLoadError: The weights that a reward needs are not there.
     """
-    options = options or {}
+    options = {} if options is None else options
+    if not isinstance(options, Mapping):
+        raise InvalidInputError(
+            f"expected the options of rewards as a mapping from their names, got {options!r}"
+        )
     if isinstance(spec, str):
         _check_used(options, [spec])
         return _make(spec, device, options.get(spec, {}))
@@ -92,17 +103,27 @@ def make_reward(
         parts = {name: _make(name, device, options.get(name, {})) for name in spec}
         return CompositeReward(parts, spec)
     _check_used(options, [])
-    name = spec.__name__ if isinstance(spec, FunctionType) else type(spec).__name__
-    return _with_name(spec, name)
+    return _with_name(spec, _name_of(spec))
+
+
+def _name_of(reward: object) -> str:
+    """The name of a function or a method, also of a partial one; else that of its class."""
+    while isinstance(reward, partial):
+        reward = reward.func
+    return str(getattr(reward, "__name__", type(reward).__name__))
 
 
 def _make(name: str, device: str, options: Mapping[str, Any]) -> RewardFunction:
     if name not in _factories:
         raise unknown_name("reward", name, _factories)
     factory = _factories[name]
-    check_options(name, factory, options)
-    own = dict(options)
-    return _with_name(factory(str(own.pop("device", device)), **own), name)
+    own = check_options(name, factory, options)
+    if name in BUILT_IN and "device" in own:
+        # Imported here so that the other rewards do not wait for diffusers.
+        from diffusion_gym.models.loading import resolve_device
+
+        own["device"] = str(resolve_device(own["device"]))
+    return _with_name(factory(own.pop("device", device), **own), name)
 
 
 def _check_used(options: Mapping[str, Any], names: Collection[str]) -> None:
@@ -115,7 +136,18 @@ def _check_used(options: Mapping[str, Any], names: Collection[str]) -> None:
 
 
 def _with_name(reward: RewardFunction | PlainReward, name: str) -> RewardFunction:
+    if isinstance(reward, type):
+        raise InvalidInputError(
+            f"reward {name!r} must be a function or an object, got the class {reward.__name__}: "
+            f"expected {reward.__name__}(…)"
+        )
     if isinstance(reward, RewardFunction):
+        for what in ("name", "version"):
+            text = getattr(reward, what)
+            if not isinstance(text, str) or not text:
+                raise InvalidInputError(
+                    f"reward {name!r} must have a text as its {what}, got {text!r}"
+                )
         return reward
     if not callable(reward):
         raise InvalidInputError(

@@ -46,5 +46,14 @@ class SceneAlignment:
         share = torch.stack(list(columns.values())).nanmean(dim=0)
         return RewardResult.from_values(share, {**columns, "all": (share == 1.0).float()})
 
+    def check_prompts(self, prompts: Sequence[str]) -> None:
+        """Reads prompts without scoring anything.
+
+        Raises:
+            InvalidInputError: A prompt is not of the grammar.
+        """
+        for prompt in prompts:
+            parse(prompt)
+
     def __repr__(self) -> str:
         return "SceneAlignment()"

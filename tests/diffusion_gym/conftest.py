@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diffusion_gym.emoji64 import emoji64_folder
 from diffusion_gym.emoji64.scenes import BACKGROUNDS, OBJECTS, STYLES
-from diffusion_gym.emoji64.verifier import SceneVerifier, load_verifier
+from diffusion_gym.emoji64.verifier import SceneVerifier
+from diffusion_gym.rewards.builtin import load_verifier
 
 ATLAS = Path(__file__).parents[2] / "benchmarks" / "emoji64" / "data" / "atlas.npz"
 
@@ -42,4 +42,4 @@ def compose() -> Compose:
 @pytest.fixture(scope="session")
 def verifier() -> SceneVerifier:
     """The network that reads the pictures."""
-    return load_verifier(emoji64_folder() / "verifier", "cpu")
+    return load_verifier("cpu")

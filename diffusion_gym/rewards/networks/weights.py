@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from diffusion_gym.errors import InvalidInputError, ModelLoadError, first_line
+from diffusion_gym.errors import ModelLoadError, first_line
+from diffusion_gym.checks import Count, checked
 
 SAMPLE = 1024
 """How many numbers of each tensor a hash looks at, at least, where there are as many."""
@@ -21,9 +22,7 @@ def check_batch_size(batch_size: int) -> int:
     Raises:
         InvalidInputError: It is not a positive whole number.
     """
-    if not isinstance(batch_size, int) or batch_size < 1:
-        raise InvalidInputError(f"batch_size must be a positive whole number, got {batch_size!r}")
-    return batch_size
+    return int(checked("batch_size", batch_size, Count))
 
 
 def find_file(
@@ -56,10 +55,9 @@ def find_file(
         try:
             return _download(source, filename)
         except Exception as error:  # hub, network and disk errors are of many unrelated classes
-            first = first_line(error).rstrip(".")
             reason = (
                 f"there is no such file or folder here, and https://huggingface.co/{source} "
-                f"could not be had: {first}"
+                f"could not be had: {first_line(error).rstrip('.')}"
             )
     raise ModelLoadError(f"{reward} needs {filename}, looked for at {source!r}: {reason}. {advice}")
 
@@ -93,8 +91,9 @@ def load_weights(reward: str, file: Path) -> dict[str, Tensor]:
         weights = weights.get("state_dict", weights)
         return {name: tensor for name, tensor in weights.items() if isinstance(tensor, Tensor)}
     except Exception as error:  # damaged files raise errors of many unrelated classes
-        reason = first_line(error)
-        raise ModelLoadError(f"{reward} cannot read weights from {file}: {reason}") from error
+        raise ModelLoadError(
+            f"{reward} cannot read weights from {file}: {first_line(error)}"
+        ) from error
 
 
 def fingerprint(weights: Mapping[str, Tensor], config: object = None) -> str:

@@ -70,7 +70,7 @@ def test_says_what_is_missing(options, tmp_path: Path) -> None:
         make({"head": options["head"]})
     with pytest.raises(ModelLoadError, match=r"needs aesthetic-model\.pth.*trl-lib/ddpo-aes"):
         make({"clip": options["clip"]})
-    with pytest.raises(InvalidInputError, match="batch_size must be a positive"):
+    with pytest.raises(InvalidInputError, match=r"batch_size. .* at least 1, got 0"):
         make({**options, "batch_size": 0})
 
 

@@ -1,5 +1,6 @@
 """Weighted sums of rewards."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -61,10 +62,84 @@ def test_a_part_that_declares_an_image_invalid_makes_it_so() -> None:
     [
         ({}, "at least one name"),
         ({"beauty": 1.0}, "unknown reward 'beauty'"),
-        ({"jpeg_compressibility": float("nan")}, "finite number, got nan"),
-        ({"jpeg_compressibility": "1"}, "finite number, got '1'"),
+        *(
+            (
+                {"jpeg_compressibility": weight},
+                f"y' to be a number, got {shown}",
+            )
+            for weight, shown in [
+                (float("nan"), "nan"),
+                (float("inf"), "inf"),
+                (True, "True"),
+                ("1", "'1'"),
+                (None, "None"),
+                (1j, "1j"),
+            ]
+        ),
+        ({3: 1.0}, "unknown reward 3"),
     ],
 )
 def test_bad_weights_are_refused(spec: dict, reason: str) -> None:
     with pytest.raises(InvalidInputError, match=reason):
         make_reward(spec)
+
+
+def test_numbers_of_numpy_are_weights() -> None:
+    reward = make_reward({"jpeg_compressibility": np.float32(0.5), "house_style": np.int64(2)})
+    assert reward.name == "0.5 jpeg_compressibility + 2 house_style"
+
+
+def test_every_part_needs_its_weight() -> None:
+    parts = {"a": make_reward("jpeg_compressibility"), "b": make_reward("jpeg_compressibility")}
+    for weights in ({"a": 1.0}, {"a": 1.0, "b": 1.0, "c": 1.0}):
+        with pytest.raises(InvalidInputError, match="one weight for each of the rewards 'a', 'b'"):
+            CompositeReward(parts, weights)
+
+
+def blackens(images, prompts):
+    """A reward with bad manners."""
+    values = images.mean(dim=(1, 2, 3))
+    images.zero_()
+    if isinstance(prompts, list):
+        prompts.clear()
+    return values
+
+
+@pytest.mark.parametrize("order", [("rude", "polite"), ("polite", "rude")])
+def test_a_part_that_changes_the_images_spoils_no_other(order: tuple[str, str]) -> None:
+    polite = make_reward(lambda images, prompts: images.mean(dim=(1, 2, 3)) * len(prompts))
+    parts = {"rude": make_reward(blackens), "polite": polite}
+    reward = CompositeReward({name: parts[name] for name in order}, dict.fromkeys(parts, 1.0))
+    images, prompts = torch.full((2, 3, 8, 8), 0.5), ["x", "y"]
+    result = reward(images, prompts)
+    assert result.terms["rude"].tolist() == [0.5, 0.5]
+    assert result.terms["polite"].tolist() == [1.0, 1.0]
+    assert (images == 0.5).all()
+    assert prompts == ["x", "y"]
+
+
+def test_a_plain_reward_that_changes_the_images_changes_its_own_only() -> None:
+    images = torch.full((2, 3, 8, 8), 0.5)
+    assert score(make_reward(blackens), images, ["x", "y"]).values.tolist() == [0.5, 0.5]
+    assert (images == 0.5).all()
+
+
+def test_terms_of_the_same_name_are_refused() -> None:
+    class Other:
+        name = "other"
+        version = "1"
+
+        def __call__(self, images, prompts):
+            return RewardResult.from_values(torch.ones(2), {"b": torch.ones(2)})
+
+    plain = make_reward(lambda images, prompts: torch.ones(2))
+    reward = CompositeReward({"a": Other(), "a/b": plain}, {"a": 1.0, "a/b": 1.0})
+    with pytest.raises(InvalidInputError, match="different names, got twice: a/b"):
+        reward(torch.zeros(2, 3, 8, 8), ["x", "y"])
+
+
+def test_prompts_are_checked_by_the_parts_that_can() -> None:
+    reward = make_reward({"jpeg_compressibility": 1.0, "house_style": 1.0})
+    reward.check_prompts(["a cat", "two dogs on a red background"])
+    with pytest.raises(InvalidInputError, match="'a dragon' is not a caption"):
+        reward.check_prompts(["a cat", "a dragon"])

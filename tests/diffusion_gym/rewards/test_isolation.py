@@ -1,5 +1,6 @@
 """One bad image costs one reward."""
 
+import functools
 import math
 import warnings
 from collections.abc import Callable
@@ -103,7 +104,10 @@ def test_several_kinds_of_failure_at_once() -> None:
 
 def test_an_error_that_hits_every_image_is_told_and_none_is_valid() -> None:
     images, prompts = batch()
-    scorer = Scorer(raise_for(*range(BATCH)))
+    accidents = []
+    scorer = Scorer(lambda values, call: accidents[0](values, call) if accidents else values)
+    score(scorer, images, prompts)  # it has worked once: what follows is an accident
+    accidents.append(raise_for(*range(BATCH)))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
         result = score(scorer, images, prompts)
@@ -113,6 +117,88 @@ def test_an_error_that_hits_every_image_is_told_and_none_is_valid() -> None:
     assert len(caught) == 1
     message = str(caught[0].message)
     assert f"RuntimeError: cannot read this image ({__file__}, line " in message
+
+
+def test_an_error_for_every_image_of_the_first_call_is_raised_with_its_cause() -> None:
+    for _ in range(2):  # it has still not worked after the first time
+        scorer = Scorer(raise_for(*range(BATCH)))
+        with pytest.raises(
+            InvalidInputError, match=r"RuntimeError: cannot read this image.*each of 64 images"
+        ) as caught:
+            score(scorer, *batch())
+        assert str(caught.value.__cause__) == "cannot read this image"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        score(Scorer(), *batch())  # another reward is another matter
+
+
+def test_a_reward_without_weak_references_is_scored_like_any() -> None:
+    class Slotted:
+        __slots__ = ()
+        name = "slotted"
+        version = "1"
+
+        def __call__(self, images, prompts):
+            return images.mean((1, 2, 3))
+
+    assert score(Slotted(), *batch()).valid.all()
+
+
+class OfTrl:
+    """The reward of TRL and ddpo-pytorch: another signature, and a pair as its result."""
+
+    def __call__(self, images, prompts, metadata):
+        return images.mean((1, 2, 3)), {}
+
+    def method(self, images, prompts, metadata):
+        return self(images, prompts, metadata)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda images, prompts, metadata: images.mean((1, 2, 3)),
+        lambda images: images.mean((1, 2, 3)),
+        OfTrl(),
+        OfTrl().method,
+        functools.partial(OfTrl(), other=3),
+    ],
+)
+def test_a_reward_of_another_signature_is_an_error_that_says_so(function) -> None:
+    with pytest.raises(InvalidInputError, match=r"called as reward\(images, prompts\)") as caught:
+        score(make_reward(function), *batch())
+    assert isinstance(caught.value.__cause__, TypeError)
+
+
+@pytest.mark.parametrize(
+    "function", [functools.partial(OfTrl(), metadata={}), lambda i, p: ([0.0] * BATCH, [{}])]
+)
+def test_a_pair_of_rewards_and_metadata_is_refused(function) -> None:
+    with pytest.raises(InvalidInputError, match=r"return values of shape \[64\].*got tuple"):
+        score(make_reward(function), *batch())
+
+
+def test_a_reward_without_a_finite_number_is_told() -> None:
+    scorer = Scorer(lambda values, call: values * torch.nan)
+    with pytest.warns(RuntimeWarning, match="gave a finite number for none of 64 images"):
+        assert not score(scorer, *batch()).valid.any()
+
+
+def test_images_of_nan_are_told_with_what_helps() -> None:
+    images, prompts = batch()
+    images[:5] = torch.nan
+    scorer = Scorer()
+    with pytest.warns(RuntimeWarning, match=r'5 of 64 images hold NaN.*"vae_dtype": "float32"'):
+        assert_all_right_except(score(scorer, images, prompts), *range(5))
+    with pytest.warns(RuntimeWarning, match="64 of 64 images hold NaN"):
+        assert not score(scorer, images * torch.nan, prompts).valid.any()
+
+
+def test_nothing_but_images_of_nan_at_first_is_an_error() -> None:
+    scorer = Scorer()
+    with pytest.raises(InvalidInputError, match=r'2 of 2 images hold NaN.*"vae_dtype": "float32"'):
+        score(scorer, torch.full((2, 3, 8, 8), torch.nan), ["x", "y"])
+    assert scorer.calls == []
 
 
 def test_prompts_that_a_reward_rejects_are_raised(compose) -> None:
@@ -139,7 +225,7 @@ def test_rounding_of_low_precision_is_no_failure() -> None:
 
 def test_a_batch_of_broken_images_has_no_terms() -> None:
     scorer = Scorer()
-    result = score(scorer, torch.full((2, 3, 8, 8), torch.nan), ["x", "y"])
+    result = score(scorer, torch.full((2, 3, 8, 8), 3.0), ["x", "y"])
     assert (result.valid.tolist(), result.terms, scorer.calls) == ([False, False], {}, [])
 
 

@@ -6,6 +6,9 @@ import torch
 from diffusion_gym.errors import InvalidInputError, ModelLoadError
 from diffusion_gym.rewards import make_reward, register_reward
 
+NESTED: list = []
+NESTED.append(NESTED)
+
 IMAGES = torch.full((2, 3, 8, 8), 0.5)
 
 
@@ -69,6 +72,31 @@ def test_factories_may_take_anything() -> None:
             {"hpsv2": {"version": 2}},
             "'version' .* known: architecture, batch_size, device, dtype, pretrained, release",
         ),
+        ("scaled", {"scaled": {3: 1}}, "unknown option 3"),
+        ("scaled", {"scaled": {None: 1}}, "unknown option None"),
+        ("scaled", 3, "options of rewards as a mapping from their names, got 3"),
+        ("scaled", "scaled", "as a mapping from their names, got 'scaled'"),
+        ("scaled", [], r"as a mapping from their names, got \[\]"),
+        ("scaled", {"scaled": {"factor": 1, "device": 0}}, "'device' .* to be a text, got 0"),
+        ("scaled", {"scaled": {"factor": NESTED}}, "must be what JSON can hold"),
+        *(
+            ("clip_score", {"clip_score": {name: value}}, f"option {name!r} .* to be {wanted}")
+            for name, value, wanted in [
+                ("batch_size", 0, "a whole number of at least 1, got 0"),
+                ("batch_size", True, "a whole number of at least 1, got True"),
+                ("batch_size", "8", "a whole number of at least 1, got '8'"),
+                ("batch_size", 1.5, "a whole number of at least 1, got 1.5"),
+                ("architecture", 5, "a text or None, got 5"),
+                ("pretrained", ["a"], "a text or None, got"),
+                ("dtype", None, "a text, got None"),
+            ]
+        ),
+        ("clip_score", {"clip_score": {"device": "toaster"}}, "'toaster' cannot be used here"),
+        ("house_style", {"house_style": {"device": "cuda:99"}}, "'cuda:99' cannot be used here"),
+        ("aesthetic", {"aesthetic": {"clip": 5}}, "'clip' .* to be a text, got 5"),
+        ("imagereward", {"imagereward": {"tokenizer": {}}}, "'tokenizer' .* to be a text"),
+        ("pickscore", {"pickscore": {"processor": 3}}, "'processor' .* to be a text, got 3"),
+        ("hpsv2", {"hpsv2": {"release": 2.1}}, "'release' .* to be a text, got 2.1"),
     ],
 )
 def test_wrong_options_are_refused(calls, spec, options, message: str) -> None:

@@ -1,11 +1,15 @@
 """Finding, reading and naming weights."""
 
 import pickle
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from diffusion_gym.errors import InvalidInputError, ModelLoadError
 from diffusion_gym.rewards.networks.linear_head import linear_head
@@ -98,41 +102,74 @@ def test_the_hash_sees_names_numbers_shapes_and_configuration() -> None:
     assert fingerprint({"a": large}) != fingerprint({"a": large + 1e-3})
 
 
-@pytest.mark.parametrize("size", [0, -1, 2.0, "8"])
+@pytest.mark.parametrize("size", [0, -1, 2.0, "8", True, None])
 def test_batch_sizes(size: object) -> None:
-    with pytest.raises(InvalidInputError, match="batch_size must be a positive whole number, got"):
+    with pytest.raises(InvalidInputError, match="batch_size to be a whole number of at"):
         check_batch_size(size)
-    assert check_batch_size(8) == 8
+    assert check_batch_size(8) == check_batch_size(np.int64(8)) == 8
 
 
-def test_a_head_is_a_chain_of_affine_maps() -> None:
-    shapes = {10: (4, 6), 2: (6, 5), 11: (1, 4)}  # numbers are not sorted as texts are
-    generator = torch.Generator().manual_seed(0)
-    weights = {"x.other.weight": torch.zeros(2)}
-    for number, shape in shapes.items():
-        weights[f"h.{number}.weight"] = torch.randn(shape, generator=generator)
-        weights[f"h.{number}.bias"] = torch.randn(shape[:1], generator=generator)
-    inputs = torch.randn(3, 5, generator=generator)
-    expected = inputs
-    for number in (2, 10, 11):
-        expected = expected @ weights[f"h.{number}.weight"].T + weights[f"h.{number}.bias"]
+def layers(places: Sequence[int], sizes: Sequence[int], seed: int = 0) -> dict[str, Tensor]:
+    """Linear layers at places of a ``Sequential`` called ``h``, with random numbers."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = {"x.other.weight": torch.zeros(2), "h.norm.weight": torch.zeros(2)}
+    weights["h.norm.bias"] = torch.zeros(2)
+    for place, (inputs, outputs) in zip(places, pairwise(sizes), strict=True):
+        weights[f"h.{place}.weight"] = torch.randn(outputs, inputs, generator=generator)
+        weights[f"h.{place}.bias"] = torch.randn(outputs, generator=generator)
+    return weights
+
+
+def dropout_or_relu(relu: bool) -> nn.Sequential:
+    """The predictor of LAION as its authors wrote it, small, without or with its ReLUs."""
+    parts = [nn.Linear(6, 5), nn.ReLU(), nn.Dropout(0.2), nn.Linear(5, 4), nn.ReLU()]
+    parts += [nn.Dropout(0.2), nn.Linear(4, 3), nn.ReLU(), nn.Dropout(0.1), nn.Linear(3, 2)]
+    parts += [nn.ReLU(), nn.Linear(2, 1)]
+    return nn.Sequential(*(part for part in parts if relu or not isinstance(part, nn.ReLU)))
+
+
+@pytest.mark.parametrize("relu", [False, True])
+def test_a_head_with_relus_is_told_from_one_without(relu: bool) -> None:
+    network = dropout_or_relu(relu).eval()
+    weights = {f"h.{name}": tensor for name, tensor in network.state_dict().items()}
+    inputs = torch.randn(20, 6, generator=torch.Generator().manual_seed(1))
     head = linear_head("r", Path("file"), weights, "h.")
-    torch.testing.assert_close(head(inputs), expected)
+    torch.testing.assert_close(head(inputs), network(inputs))
     assert not any(parameter.requires_grad for parameter in head.parameters())
 
 
-@pytest.mark.parametrize(
-    "missing", ["h.2.bias", "h.10.weight", "h.11.weight"], ids=lambda name: name
-)
+@pytest.mark.parametrize("first", [0, 9])  # 9, 10, 11: numbers are not sorted as texts are
+def test_layers_without_gaps_are_a_chain_of_affine_maps(first: int) -> None:
+    places = range(first, first + 3)
+    weights = layers(places, (5, 6, 4, 1))
+    inputs = torch.randn(3, 5, generator=torch.Generator().manual_seed(2))
+    expected = inputs
+    for number in places:
+        expected = expected @ weights[f"h.{number}.weight"].T + weights[f"h.{number}.bias"]
+    torch.testing.assert_close(linear_head("r", Path("file"), weights, "h.")(inputs), expected)
+
+
+@pytest.mark.parametrize("places", [(0, 2), (0, 2, 4), (0, 3, 6), (0, 2, 4, 6, 8), (2, 10, 11)])
+def test_gaps_that_could_be_anything_are_refused(places: tuple[int, ...]) -> None:
+    weights = layers(places, (5, 4, 3, 2, 2, 1)[-len(places) - 1 :])
+    with pytest.raises(ModelLoadError, match="what stands between its linear layers, at places"):
+        linear_head("r", Path("file"), weights, "h.")
+
+
+@pytest.mark.parametrize("missing", ["h.0.bias", "h.1.weight", "h.2.weight"])
 def test_broken_chains_are_refused(missing: str) -> None:
-    shapes = {2: (6, 5), 10: (4, 6), 11: (1, 4)}
-    weights = {f"h.{number}.weight": torch.zeros(shape) for number, shape in shapes.items()}
-    weights |= {f"h.{number}.bias": torch.zeros(shape[0]) for number, shape in shapes.items()}
+    weights = layers((0, 1, 2), (5, 6, 4, 1))
     del weights[missing]
-    if missing == "h.2.bias":  # the rest is a chain, but of other inputs
+    if missing == "h.0.bias":  # the rest is a chain, but of other inputs
         assert linear_head("r", Path("file"), weights, "h.")[0].in_features == 6
         return
     with pytest.raises(
         ModelLoadError, match=r"needs linear layers named h\.0\.weight.*got from fi"
     ):
+        linear_head("r", Path("file"), weights, "h.")
+
+
+def test_layers_that_are_no_matrices_are_refused() -> None:
+    weights = {"h.0.weight": torch.zeros(1, 2, 3, 3), "h.0.bias": torch.zeros(1)}
+    with pytest.raises(ModelLoadError, match=r"of shapes \[\[1, 2, 3, 3\]\]"):
         linear_head("r", Path("file"), weights, "h.")
