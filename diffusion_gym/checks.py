@@ -158,6 +158,28 @@ def checked(name: str, value: Any, kind: Any) -> Any:
     raise _expected(name, " or ".join(describe(kind) for kind in alternatives), limits, value)
 
 
+def whole_numbers(name: str, value: Any, count: int | None = None) -> np.ndarray[Any, Any]:
+    """Whole numbers ``[N]`` as an array of integers.
+
+    Args:
+        name: What they are, for messages.
+        value: A tensor, an array or a list.
+        count: N; None leaves it open.
+
+    Raises:
+        InvalidInputError: They are something else, or not N.
+    """
+    try:
+        array = np.asarray(value.cpu() if hasattr(value, "cpu") else value)
+    except (TypeError, ValueError, RuntimeError):  # of different lengths, or not to be read
+        array = np.empty((), object)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise _expected(name, "a list of whole numbers", None, value)
+    if count is not None and len(array) != count:
+        raise InvalidInputError(f"expected {name} to be {count} whole numbers, got {len(array)}")
+    return array
+
+
 def describe(kind: Any) -> str:
     """A type in words, for messages."""
     bare, limits = _bare(kind)

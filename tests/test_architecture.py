@@ -40,8 +40,8 @@ ORDER = {
         *("weights", "preprocessing", "linear_head", "clip", "open_clip", "image_reward"),
     ),
     "diffusion_gym.envs": (
-        *("state", "infos", "config", "_forking", "_spaces", "_prompt_table", "_episodes"),
-        *("_reports", "_validation", "_requests", "vector_env", "env", "checker"),
+        *("state", "infos", "config", "_forking", "_one_thread", "_spaces", "_prompt_table"),
+        *("_episodes", "_requests", "_reports", "vector_env", "env", "checker"),
     ),
     "diffusion_gym.wrappers": (
         *("hindsight", "adapter", "sparse", "uniform", "reward_history", "b2", "coca"),

@@ -53,6 +53,7 @@ def collect_batch(
     """
     observation, infos = env.reset(options={"prompt_ids": prompt_ids})
     base: Any = env.unwrapped
+    base.next_prompt_ids = prompt_ids  # autoreset encodes no others in vain
     num_steps = base.schedule.num_steps
     latents: list[Tensor] = []
     log_probs: list[Tensor] = []

@@ -79,50 +79,53 @@ class EpisodeBatch:
             "reset them first"
         )
 
-    def seed(self, seed: int | Sequence[int | None] | None, rows: Rows) -> None:
+    def seed(self, seeds: Sequence[int | None] | None, rows: Rows) -> None:
         """Seeds the generators of some rows.
 
         Args:
-            seed: Row i gets ``seed + i`` or the i-th of a sequence; where that is None, the row
-                keeps its generator, or gets a randomly seeded one if it has none.
+            seeds: A seed for each of the B rows; where that is None, the row keeps its generator,
+                or gets a randomly seeded one if it has none.
             rows: Rows to seed.
-
-        Raises:
-            InvalidInputError: If a sequence has another length than B.
         """
         if not self.generators:
             fresh = [seeding.np_random() for _ in range(self.num_envs)]
             self.generators = [generator for generator, _ in fresh]
             self.seeds = [used for _, used in fresh]
-        if seed is None:
+        if seeds is None:
             return
-        if isinstance(seed, int | np.integer):
-            seed = [int(seed) + row for row in range(self.num_envs)]
-        if len(seed) != self.num_envs:
-            raise InvalidInputError(f"expected {self.num_envs} seeds, got {len(seed)}")
         for row in rows:
-            if seed[row] is not None:
-                self.generators[row], self.seeds[row] = seeding.np_random(seed[row])
+            if seeds[row] is not None:
+                self.generators[row], self.seeds[row] = seeding.np_random(seeds[row])
 
     def use_generators(self, generators: Sequence[np.random.Generator]) -> None:
-        """Draws from the given generators, one per row; their seeds are unknown, written as −1."""
-        if len(generators) != self.num_envs:
-            raise InvalidInputError(f"expected {self.num_envs} generators, got {len(generators)}")
+        """Draws from the given generators, one per row; their seeds are unknown, written as −1.
+
+        Raises:
+            InvalidInputError: If they are something else, or not B.
+        """
+        given = list(generators) if isinstance(generators, list | tuple) else [generators]
+        kinds = {type(one).__name__ for one in given if not isinstance(one, np.random.Generator)}
+        if len(given) != self.num_envs or kinds:
+            raise InvalidInputError(
+                f"expected {self.num_envs} generators of NumPy, got {len(given)}"
+                + (f", among them {', '.join(sorted(kinds))}" if kinds else "")
+            )
         self.generators = list(generators)
         self.seeds = [-1] * self.num_envs
 
-    def begin(self, rows: Rows, prompt_ids: PromptIds | None = None) -> None:
+    def draw_prompts(self, rows: Rows) -> PromptIds:
+        """Draws the prompts of episodes to come uniformly, ``[N]`` for the N rows."""
+        chosen = [self.generators[row] for row in rows]
+        return np.array([generator.integers(self._num_prompts) for generator in chosen])
+
+    def begin(self, rows: Rows, prompt_ids: PromptIds) -> None:
         """Starts new episodes in some rows from fresh noise.
 
         Args:
             rows: Rows to start.
-            prompt_ids: Prompts of all rows, ``[B]``; None draws them uniformly.
+            prompt_ids: Prompts of all rows, ``[B]``.
         """
         chosen = [self.generators[row] for row in rows]
-        if prompt_ids is None:
-            drawn = np.array([generator.integers(self._num_prompts) for generator in chosen])
-        else:
-            drawn = prompt_ids[rows]
         noise = np.stack(
             [
                 generator.standard_normal(self._latent_shape, dtype=np.float32)
@@ -137,8 +140,7 @@ class EpisodeBatch:
         self._latents = latents
         self.step_index = self.step_index.copy()
         self.step_index[rows] = 0
-        self.prompt_ids = self.prompt_ids.copy()
-        self.prompt_ids[rows] = drawn
+        self.prompt_ids = prompt_ids.copy()
 
     def advance(self, latents: Tensor) -> Rows:
         """Makes ``latents`` ``[B, C, h, w]`` the current ones; returns the rows that ended."""
@@ -148,16 +150,38 @@ class EpisodeBatch:
 
     def restore(self, latents: Tensor, step_index: Rows, prompt_ids: PromptIds) -> None:
         """Replaces all episodes by copies of the given ones."""
-        self._latents = latents.to(self._device, torch.float32, copy=True)
-        self.step_index = step_index.copy()
+        self._latents = latents.detach().to(self._device, torch.float32, copy=True)
+        self.step_index = np.array(step_index, dtype=np.int64)
         self.prompt_ids = prompt_ids.copy()
+
+    def check_rng(self, states: Any) -> None:
+        """Checks that `restore_rng` can take states, and changes nothing.
+
+        Raises:
+            InvalidInputError: They are not of B generators, or not of the kind that the rows have.
+        """
+        if not isinstance(states, list | tuple) or len(states) != self.num_envs:
+            shown = len(states) if isinstance(states, list | tuple) else repr(states)
+            raise InvalidInputError(
+                f"expected a state with the rng of {self.num_envs} rows, got {shown}"
+            )
+        kinds = [type(generator.bit_generator) for generator in self.generators]
+        for row, state in enumerate(states):
+            scratch = kinds[row]() if kinds else np.random.PCG64()
+            try:
+                scratch.state = state
+            except (TypeError, ValueError, LookupError, OverflowError) as error:
+                raise InvalidInputError(
+                    f"expected a state whose rng is that of {type(scratch).__name__} generators, "
+                    f"got {state!r} in row {row}"
+                ) from error
 
     def rng_state(self) -> tuple[dict[str, Any], ...]:
         """State of every row's generator."""
         return tuple(dict(generator.bit_generator.state) for generator in self.generators)
 
     def restore_rng(self, states: Sequence[dict[str, Any]]) -> None:
-        """Sets every row's generator to a state from `rng_state`."""
+        """Sets every row's generator to a state from `rng_state`, checked by `check_rng`."""
         self.seed(None, np.arange(self.num_envs))
         for generator, state in zip(self.generators, states, strict=True):
             generator.bit_generator.state = state

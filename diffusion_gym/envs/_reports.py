@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffusion_gym.envs._requests import copied_latents, require_finite
 from diffusion_gym.errors import InvalidInputError
 
 
@@ -26,15 +27,15 @@ class Reports:
         """Takes a copy of the predictions for the step to come, ``[B, C, h, w]``.
 
         Raises:
-            InvalidInputError: For another shape.
+            InvalidInputError: They are no real numbers, the shape is wrong, or an entry is NaN or
+                infinite.
         """
-        reported = torch.as_tensor(predicted_clean, device=self._device)
-        if reported.shape != self._shape:
-            raise InvalidInputError(
-                f"expected predicted clean latents of shape {self._shape}, "
-                f"got {tuple(reported.shape)}"
-            )
-        self._reported = reported.detach().to(torch.float32, copy=True)
+        what = "predicted clean latents"
+        reported = copied_latents(what, predicted_clean, self._shape, self._device)
+        require_finite(
+            what, reported, cause="; does the denoiser overflow? bfloat16 and float32 reach further"
+        )
+        self._reported = reported
 
     @property
     def reported(self) -> Tensor:

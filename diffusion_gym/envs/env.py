@@ -5,9 +5,12 @@ from typing import Any
 import gymnasium
 import numpy as np
 import numpy.typing as npt
+from gymnasium.error import InvalidAction
 from torch import Tensor
 
 from diffusion_gym.checks import takes
+from diffusion_gym.envs._one_thread import OneThread, one_thread
+from diffusion_gym.envs._requests import real_numbers
 from diffusion_gym.envs.config import EnvConfig
 from diffusion_gym.envs.infos import Infos, row_of
 from diffusion_gym.envs.state import DenoisingState
@@ -58,6 +61,7 @@ class DiffusionT2IEnv(gymnasium.Env[SingleObservation, npt.NDArray[np.float32]])
         self.observation_space = self._batch.single_observation_space
         self.action_space = self._batch.single_action_space
 
+    @one_thread
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[SingleObservation, Infos]:
@@ -70,22 +74,33 @@ class DiffusionT2IEnv(gymnasium.Env[SingleObservation, npt.NDArray[np.float32]])
 
         Returns:
             Observation and info.
+
+        Raises:
+            InvalidInputError: For bad options or a bad seed.
         """
-        super().reset(seed=seed)
+        # Checked first: where it is refused, nothing has changed.
+        _, seeds = self._batch.checked_reset(None if seed is None else [seed], options)
+        super().reset(seed=None if seeds is None else seeds[0])
         self._share_generator()
         observation, infos = self._batch.reset(options=options)
         return _first(observation), row_of(infos, 0)
 
+    @one_thread
     def step(
         self, action: npt.NDArray[np.float32]
     ) -> tuple[SingleObservation, float, bool, bool, Infos]:
         """Makes the action, ``[C, h, w]``, the next latent.
 
         Raises:
-            InvalidAction: If the shape is wrong or an entry is NaN or infinite.
+            InvalidAction: If it is no array of real numbers, the shape is wrong or an entry is NaN
+                or infinite.
             ResetNeeded: If no episode is running.
         """
-        observation, rewards, terminations, _, infos = self._batch.step(np.asarray(action)[None])
+        what, shape = "an action, the next latent", self.action_space.shape
+        latent = real_numbers(what, action, InvalidAction)
+        if tuple(latent.shape) != shape:
+            raise InvalidAction(f"expected {what}, of shape {shape}, got {tuple(latent.shape)}")
+        observation, rewards, terminations, _, infos = self._batch.step(latent[None])
         return (
             _first(observation),
             float(rewards[0]),
@@ -144,13 +159,20 @@ class DiffusionT2IEnv(gymnasium.Env[SingleObservation, npt.NDArray[np.float32]])
         return self._batch.reported
 
     def report(self, predicted_clean: Any) -> None:
-        """Tells the policy's predicted clean latent, ``[C, h, w]``, for the next `step` only."""
-        self._batch.report(predicted_clean[None])
+        """Tells the policy's predicted clean latent, ``[C, h, w]``, for the next `step` only.
+
+        Raises:
+            InvalidInputError: If it is no array of real numbers, the shape is wrong or an entry is
+                NaN or infinite.
+            ResetNeeded: If no episode is running.
+        """
+        self._batch.report(real_numbers("a predicted clean latent", predicted_clean)[None])
 
     def get_state(self) -> DenoisingState:
         """A copy of the running episode, a state of one row."""
         return self._batch.get_state()
 
+    @one_thread
     def set_state(
         self, state: DenoisingState, *, restore_rng: bool = True
     ) -> tuple[SingleObservation, Infos]:
@@ -166,6 +188,10 @@ class DiffusionT2IEnv(gymnasium.Env[SingleObservation, npt.NDArray[np.float32]])
     def prompt_embedding(self, prompt_ids: Any) -> PromptEmbedding:
         """Embeddings of prompts, ``[N, L, D]`` tensors on the model's device."""
         return self._batch.prompt_embedding(prompt_ids)
+
+    @property
+    def _one_thread(self) -> OneThread:
+        return self._batch._one_thread
 
     def _share_generator(self) -> None:
         """Lets the batch draw from this environment's own generator."""

@@ -8,6 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from diffusion_gym.checks import whole_numbers
+from diffusion_gym.errors import InvalidInputError
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DenoisingState:
@@ -48,12 +51,20 @@ class DenoisingState:
         takes a copy goes on with the generator it has.
 
         Args:
-            indices: Rows to copy, ``[N]``.
+            indices: Rows to copy, ``[N]`` integers; negative ones count from the end.
 
         Returns:
             A state of N rows with ``rng=None``.
+
+        Raises:
+            InvalidInputError: They are no integers, or beyond the rows that there are.
         """
-        rows = np.asarray(indices.cpu() if isinstance(indices, Tensor) else indices, dtype=np.int64)
+        rows = whole_numbers("rows to select", indices)
+        if (rows < -len(self)).any() or (rows >= len(self)).any():
+            raise InvalidInputError(
+                f"expected rows to select, from 0 to {len(self) - 1}, got {rows.tolist()}"
+            )
+        rows = rows.astype(np.int64)
         return dataclasses.replace(
             self,
             latents=self.latents[rows],

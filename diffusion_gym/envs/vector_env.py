@@ -11,20 +11,24 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from diffusion_gym.checks import takes
+from diffusion_gym.checks import takes, whole_numbers
 from diffusion_gym.envs._episodes import EpisodeBatch, Rows
 from diffusion_gym.envs._forking import use_one_thread_after_fork
+from diffusion_gym.envs._one_thread import OneThread, one_thread
 from diffusion_gym.envs._prompt_table import PromptTable
 from diffusion_gym.envs._reports import Reports
-from diffusion_gym.envs._requests import parse_options
-from diffusion_gym.envs._spaces import action_space, observation_space
-from diffusion_gym.envs._validation import (
+from diffusion_gym.envs._requests import (
+    ResetRequest,
+    Seeds,
     check_state,
     checked_actions,
     checked_autoreset_mode,
     checked_name,
     checked_num_envs,
+    checked_seeds,
+    parse_options,
 )
+from diffusion_gym.envs._spaces import action_space, observation_space
 from diffusion_gym.envs.config import EnvConfig, load_parts
 from diffusion_gym.envs.infos import Infos, scatter, singles, to_numpy
 from diffusion_gym.envs.state import DenoisingState
@@ -132,7 +136,7 @@ class DiffusionT2IVectorEnv(VectorEnv[Observation, Any, Any]):
         self._action_shape = (self.num_envs, *self.model.latent_shape)
 
         # 4. Prompts, encoded when they are met, or all of them now.
-        self._table = PromptTable(self.prompts.texts, self.model)
+        self._table = PromptTable(self.prompts.texts, self.model, self.reward_function)
         if self.model.options.free_text_encoders:
             self._table.encode_all()
             self.model.free_text_encoders()
@@ -152,9 +156,12 @@ class DiffusionT2IVectorEnv(VectorEnv[Observation, Any, Any]):
         self._embedding: PromptEmbedding
         self._prompt_id: Tensor
         self._reports = Reports(self._action_shape, self.device)
+        self._next_prompt_ids: Rows | None = None
+        self._one_thread = OneThread()
 
     # ------------------------------------------------------------ the interface of gymnasium
 
+    @one_thread
     def reset(
         self,
         *,
@@ -177,17 +184,19 @@ class DiffusionT2IVectorEnv(VectorEnv[Observation, Any, Any]):
             InvalidInputError: For bad options or seeds.
             ResetNeeded: If the very first reset is restricted to some rows.
         """
-        self._require_open()
-        request = parse_options(options, self.num_envs, self._table)
-        if not self._episodes.started and len(request.rows) < self.num_envs:
-            raise ResetNeeded("the first reset must start all rows, got a reset_mask")
-        self._episodes.seed(seed, request.rows)
+        # Where something is refused, nothing has changed.
+        request, seeds = self.checked_reset(seed, options)
+        self._next_prompt_ids = None
         if request.state is not None:
-            return self.set_state(request.state, restore_rng=False)
-        self._begin(request.rows, request.prompt_ids)
+            self._restore(request.state, seeds)
+        elif request.prompts is not None:
+            self._begin(request.rows, self._table.ids(request.prompts), seeds)
+        else:
+            self._begin(request.rows, request.prompt_ids, seeds)
         self._reports.clear()
         return self._output(self._observation()), self._output(self._running_infos())
 
+    @one_thread
     def step(self, actions: Any) -> tuple[Observation, Any, Any, Any, Infos]:
         """Makes the actions the next latents.
 
@@ -199,7 +208,8 @@ class DiffusionT2IVectorEnv(VectorEnv[Observation, Any, Any]):
             false) and infos.
 
         Raises:
-            InvalidAction: If the shape is wrong or an entry is NaN or infinite.
+            InvalidAction: If they are no real numbers, the shape is wrong or an entry is NaN or
+                infinite.
             ResetNeeded: If a row has no running episode.
         """
         self._require_open()
@@ -263,6 +273,7 @@ class DiffusionT2IVectorEnv(VectorEnv[Observation, Any, Any]):
 
     # ------------------------------------------------------------------ beyond gymnasium's
 
+    @one_thread
     def report(self, predicted_clean: Any) -> None:
         """Tells the policy's predicted clean latents for the next `step`, and only for that.
 
@@ -270,7 +281,8 @@ class DiffusionT2IVectorEnv(VectorEnv[Observation, Any, Any]):
             predicted_clean: x̂0, ``[B, C, h, w]``.
 
         Raises:
-            InvalidInputError: For another shape.
+            InvalidInputError: If they are no real numbers, the shape is wrong or an entry is NaN or
+                infinite.
             ResetNeeded: If a row has no running episode.
         """
         self._episodes.require_running()
@@ -302,6 +314,26 @@ class DiffusionT2IVectorEnv(VectorEnv[Observation, Any, Any]):
             rng=episodes.rng_state(),
         )
 
+    @property
+    def next_prompt_ids(self) -> Rows | None:
+        """Prompts of the episodes that same-step autoreset starts until the next `reset`, ``[B]``.
+
+        None draws them. A caller that resets with prompts of its own saves the encoding of those
+        drawn by naming prompts here that are encoded already.
+
+        Raises:
+            InvalidInputError: When set to something else than B ids of known prompts.
+        """
+        return self._next_prompt_ids
+
+    @next_prompt_ids.setter
+    def next_prompt_ids(self, prompt_ids: Any) -> None:
+        if prompt_ids is not None:
+            prompt_ids = whole_numbers("next_prompt_ids", prompt_ids, self.num_envs)
+            prompt_ids = self._table.checked(prompt_ids)
+        self._next_prompt_ids = prompt_ids
+
+    @one_thread
     def set_state(
         self, state: DenoisingState, *, restore_rng: bool = True
     ) -> tuple[Observation, Infos]:
@@ -320,19 +352,16 @@ class DiffusionT2IVectorEnv(VectorEnv[Observation, Any, Any]):
             InvalidInputError: If the state does not fit this environment.
         """
         self._require_open()
-        check_state(state, self.model.name, self.schedule.num_steps, self._action_shape)
-        prompt_ids = self._table.ids(state.prompts)
-        self._episodes.seed(None, np.arange(self.num_envs))
-        self._episodes.restore(state.latents, state.step_index, prompt_ids)
+        self._check_state(state)
+        self._restore(state)
         if restore_rng and state.rng is not None:
             self._episodes.restore_rng(state.rng)
-        self._prompts_changed()
         self._reports.clear()
         return self._output(self._observation()), self._output(self._running_infos())
 
     def prompt_text(self, prompt_id: int) -> str:
         """The text of a prompt id."""
-        return self._table.text(int(prompt_id))
+        return self._table.text(prompt_id)
 
     def prompt_embedding(self, prompt_ids: Any) -> PromptEmbedding:
         """Embeddings of prompts, of N rows on the device, from the environment's cache.
@@ -342,17 +371,62 @@ class DiffusionT2IVectorEnv(VectorEnv[Observation, Any, Any]):
         """
         return self._table.embedding(self._table.checked(prompt_ids))
 
+    def checked_reset(
+        self, seed: int | Sequence[int | None] | None, options: dict[str, Any] | None
+    ) -> tuple[ResetRequest, Seeds | None]:
+        """What `reset` would be asked for, checked; nothing changes.
+
+        Raises:
+            InvalidInputError: For bad options or seeds.
+            ResetNeeded: If the very first reset is restricted to some rows.
+        """
+        self._require_open()
+        request = parse_options(options, self.num_envs, self._table)
+        if request.state is not None:
+            self._check_state(request.state)
+        if not self._episodes.started and len(request.rows) < self.num_envs:
+            raise ResetNeeded("the first reset must start all rows, got a reset_mask")
+        return request, checked_seeds(seed, self.num_envs)
+
     # --------------------------------------------------------------------------- internals
 
-    def _begin(self, rows: Rows, prompt_ids: Rows | None) -> None:
-        self._episodes.begin(rows, prompt_ids)
-        self._prompts_changed()
+    def _begin(self, rows: Rows, prompt_ids: Rows | None, seeds: Seeds | None = None) -> None:
+        """Starts new episodes in some rows.
 
-    def _prompts_changed(self) -> None:
+        Args:
+            rows: The rows, ``[N]``.
+            prompt_ids: Their prompts, ``[N]``; None takes `next_prompt_ids`, or draws them.
+            seeds: New seeds of all rows, ``[B]``; None goes on with the generators.
+        """
+        if prompt_ids is None and self._next_prompt_ids is not None:
+            prompt_ids = self._next_prompt_ids[rows]
+        if prompt_ids is None:
+            self._episodes.seed(seeds, rows)
+            prompt_ids, seeds = self._episodes.draw_prompts(rows), None
+        ids = self._episodes.prompt_ids.copy()
+        ids[rows] = prompt_ids
+        embedding = self._table.embedding(ids)  # before anything changes, since it may fail
+        self._episodes.seed(seeds, rows)
+        self._episodes.begin(rows, ids)
+        self._prompts_changed(embedding)
+
+    def _restore(self, state: DenoisingState, seeds: Seeds | None = None) -> None:
+        """Replaces all episodes by those of a state that was checked, but for the generators."""
+        prompt_ids = self._table.ids(state.prompts)
+        embedding = self._table.embedding(prompt_ids)
+        self._episodes.seed(seeds, np.arange(self.num_envs))
+        self._episodes.restore(state.latents, state.step_index, prompt_ids)
+        self._prompts_changed(embedding)
+
+    def _prompts_changed(self, embedding: PromptEmbedding) -> None:
         """Makes the tensors that stay the same objects until an episode begins."""
-        ids = self._episodes.prompt_ids
-        self._embedding = self._table.embedding(ids)
-        self._prompt_id = torch.from_numpy(ids).to(self.device)
+        self._embedding = embedding
+        self._prompt_id = torch.from_numpy(self._episodes.prompt_ids).to(self.device)
+
+    def _check_state(self, state: DenoisingState) -> None:
+        num_steps = self.schedule.num_steps
+        shape = self._action_shape
+        check_state(state, self.model.name, num_steps, shape, self._table, self._episodes)
 
     def _observation(self) -> dict[str, Tensor]:
         index = torch.from_numpy(self._episodes.step_index).to(self.device)

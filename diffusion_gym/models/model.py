@@ -3,7 +3,7 @@
 import copy
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -97,6 +97,11 @@ class DiffusionModel:
                 "expected one of the prompts that were encoded before, got another"
             )
         return self._text_encoders
+
+    @property
+    def text_encoders_key(self) -> Hashable:
+        """What decides how prompts are encoded: models with the same give the same embeddings."""
+        return self._checkpoint.key, self.device, self.dtype, self.options
 
     @property
     def device(self) -> torch.device:

@@ -76,8 +76,13 @@ def check_prompts(reward: object, prompts: Sequence[str]) -> None:
         InvalidInputError: The reward cannot read one of the prompts.
     """
     check = getattr(reward, "check_prompts", None)
-    if check is not None:
+    if check is None:
+        return
+    try:
         check(prompts)
+    except InvalidInputError as error:
+        name = getattr(reward, "name", type(reward).__name__)
+        raise InvalidInputError(f"reward {name!r} cannot read a prompt: {error}") from error
 
 
 def as_result(output: object, count: int, name: str) -> RewardResult:
@@ -178,7 +183,9 @@ class FunctionReward:
 
     def check_prompts(self, prompts: Sequence[str]) -> None:
         """Asks the function, where it can tell."""
-        check_prompts(self._function, prompts)
+        check = getattr(self._function, "check_prompts", None)
+        if check is not None:
+            check(prompts)
 
     def __repr__(self) -> str:
         return f"FunctionReward({self.name!r}, version={self.version!r})"

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from diffusion_gym.errors import ModelLoadError, first_line
 from diffusion_gym.checks import Count, checked
+from diffusion_gym.errors import ModelLoadError, first_line
 
 SAMPLE = 1024
 """How many numbers of each tensor a hash looks at, at least, where there are as many."""

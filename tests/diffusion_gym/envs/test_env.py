@@ -125,7 +125,7 @@ def test_finished_episodes_of_a_single_env():
 
 
 def test_options_of_a_single_env():
-    env = make()
+    env = make(reward="jpeg_compressibility")
     _, info = env.reset(options={"prompts": ["a purple hen"]})
     assert env.unwrapped.prompt_text(info["prompt_id"]) == "a purple hen"
     assert env.reset(options={"prompt_ids": [5]})[1]["prompt_id"] == 5
@@ -157,7 +157,9 @@ def test_bad_actions():
     with pytest.raises(ResetNeeded, match=r"expected reset\(\) before step\(\)"):
         env.step(np.zeros(env.action_space.shape, np.float32))
     env.reset(seed=0)
-    with pytest.raises(InvalidAction, match="the next latents, got"):
+    with pytest.raises(
+        InvalidAction, match=r"the next latent, of shape \(16, 8, 8\), got \(3, 64, 64\)"
+    ):
         env.step(np.zeros((3, 64, 64), np.float32))
     with pytest.raises(InvalidAction, match="NaN or infinity"):
         env.step(np.full(env.action_space.shape, np.nan, np.float32))
