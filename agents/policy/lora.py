@@ -21,6 +21,9 @@ JOINT_ATTENTION_LAYERS = (
 )
 """The same for SD3, whose attention has projections of the prompt as well."""
 
+LAYERS = (nn.Linear, nn.Conv2d)
+"""The kinds of layers that can be adapted."""
+
 
 @dataclass(frozen=True)
 class LoraSettings:
@@ -65,26 +68,43 @@ def add_lora(denoiser: Denoiser, settings: LoraSettings) -> None:
     would be lost in the rounding of a half precision.
 
     Raises:
-        InvalidInputError: A target is no layer of the denoiser.
+        InvalidInputError: A target is no layer of the denoiser, or not layers alone.
     """
     network = denoiser.network
-    names = [name for name, _ in network.named_modules()]
-    for target in settings.targets or ():
-        if not any(name == target or name.endswith(f".{target}") for name in names):
-            kinds = sorted({name.rpartition(".")[2] for name, m in _linear_layers(network)})
-            raise InvalidInputError(
-                f"expected lora_targets that end the names of layers of {type(network).__name__}, "
-                f"such as {', '.join(kinds)}; got {target!r}"
-            )
+    _check_targets(network, settings.targets)
     network.add_adapter(settings.config(network))
     for parameter in network.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
 
 
-def _linear_layers(network: nn.Module) -> list[tuple[str, nn.Module]]:
-    kinds = (nn.Linear, nn.Conv2d)
-    return [(name, layer) for name, layer in network.named_modules() if isinstance(layer, kinds)]
+def _check_targets(network: nn.Module, targets: Sequence[str] | None) -> None:
+    """Refuses targets that peft cannot adapt, or would not find."""
+    if isinstance(targets, str):
+        raise InvalidInputError(f"expected a list of lora_targets, got the string {targets!r}")
+    for target in targets or ():
+        found = [
+            module
+            for name, module in network.named_modules()
+            if name == target or name.endswith(f".{target}")
+        ]
+        if not found or not all(isinstance(module, LAYERS) for module in found):
+            others = sorted({type(module).__name__ for module in found})
+            raise InvalidInputError(
+                f"expected lora_targets that end the names of layers of {type(network).__name__}, "
+                f"such as {', '.join(_layer_names(network))}; got {target!r}"
+                + (f", which ends the names of {', '.join(others)}" if found else "")
+            )
+
+
+def _layer_names(network: nn.Module) -> list[str]:
+    """The last parts of the names of all layers, the shortest that are no mere numbers."""
+    names = set()
+    for name, module in network.named_modules():
+        if isinstance(module, LAYERS):
+            head, _, last = name.rpartition(".")
+            names.add(f"{head.rpartition('.')[2]}.{last}" if last.isdigit() else last)
+    return sorted(names)
 
 
 @contextmanager

@@ -1,5 +1,9 @@
 """Environment, a round of training, export, reload in diffusers: the same images."""
 
+import json
+import os
+import stat
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +19,17 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from peft.tuners.lora import LoraLayer
+from peft.utils import get_peft_model_state_dict
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from small_agents import STEPS, make_agent, make_env
 
 from agents.policy import UNetPolicy
-from agents.policy.export import export
+from agents.policy.export import LORA_FILE, ExportError, export
 from diffusion_gym.emoji64 import emoji64_folder
+from diffusion_gym.errors import InvalidInputError
+from diffusion_gym.models import PromptEmbedding
 
 PROMPTS = ["a cat", "a red circle"]
 GUIDANCE = 2.0
@@ -128,6 +138,187 @@ def test_exported_weights_draw_the_agents_images_in_diffusers(
     else:
         pipeline.unet = UNet2DConditionModel.from_pretrained(exported)
     check_images(kind, folder, policy, pipeline)
+
+
+ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
+FEED_FORWARD = ["ff.net.0.proj", "ff.net.2"]
+UNET_TARGETS = {
+    "projections": [*ATTENTION, "proj_in", "proj_out"],
+    "first": [*ATTENTION, "conv_in"],
+    "last": [*ATTENTION, "conv_out"],
+    "time": [*ATTENTION, "linear_1", "linear_2", "time_emb_proj"],
+    "feed forward": [*ATTENTION, *FEED_FORWARD],
+    "residual": [*ATTENTION, "conv1", "conv2", "conv_shortcut"],
+    "no attention": ["proj_in", "conv1", "ff.net.2"],
+    "one layer": ["mid_block.attentions.0.proj_in"],
+    "all": [
+        *(*ATTENTION, *FEED_FORWARD, "proj_in", "proj_out", "conv_in", "conv_out", "linear_1"),
+        *("linear_2", "time_emb_proj", "conv1", "conv2", "conv_shortcut", "conv"),
+    ],
+}
+TRANSFORMER_TARGETS = {
+    "prompt": [*ATTENTION, "add_q_proj", "to_add_out", "context_embedder"],
+    "first": [*ATTENTION, "pos_embed.proj"],
+    "last": [*ATTENTION, "proj_out"],
+    "time": [*ATTENTION, "linear_1", "linear_2", "norm1.linear"],
+    "feed forward": [*ATTENTION, *FEED_FORWARD],
+    "no attention": ["ff_context.net.2", "norm_out.linear"],
+    "all": [
+        *(*ATTENTION, "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out", "context_embedder"),
+        *("proj", "net.2", "linear", "linear_1", "linear_2", "proj_out"),
+    ],
+}
+COMBINATIONS = [(EMBEDDED, "all")] + [
+    (kind, name)
+    for kind, names in {
+        "sd1": UNET_TARGETS,
+        "sd2": ("projections", "all"),  # its projections are linear layers
+        "sdxl": ("projections", "first", "time", "all"),
+        "sd3": TRANSFORMER_TARGETS,
+    }.items()
+    for name in names
+]
+
+
+@pytest.fixture(scope="module")
+def pipelines() -> dict[str, Any]:
+    """The pipelines that were loaded before."""
+    return {}
+
+
+def disturbed(folder: Path, **policy_kwargs: Any) -> UNetPolicy:
+    """A policy whose trained parameters are far from where training starts."""
+    policy = make_agent(model_env(folder), policy_kwargs=policy_kwargs).policy
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in policy.trainable_parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return policy
+
+
+def outputs(policy: UNetPolicy, folder: Path, network: Any) -> torch.Tensor:
+    """What a network predicts in the policy's place, without guidance."""
+    observation, _ = model_env(folder).reset(seed=0)
+    denoiser = policy.model.new_denoiser()
+    denoiser.network = network
+    timesteps = observation["timestep"].flatten()
+    with torch.no_grad():
+        predicted: torch.Tensor = denoiser(
+            observation["latent"], timesteps, PromptEmbedding.observed(observation)
+        )
+    return predicted
+
+
+@pytest.mark.parametrize(("kind", "name"), COMBINATIONS)
+def test_diffusers_loads_adapters_of_every_layer(
+    kind: str, name: str, folder: Path, tmp_path: Path, pipelines: dict[str, Any]
+) -> None:
+    targets = (TRANSFORMER_TARGETS if kind == "sd3" else UNET_TARGETS)[name]
+    policy = disturbed(folder, lora_rank=3, lora_alpha=5.0, lora_targets=targets)
+    if kind not in pipelines:
+        pipelines[kind] = load_pipeline(kind, folder)
+    pipeline = pipelines[kind]
+    network = pipeline.transformer if kind == "sd3" else pipeline.unet
+    before = outputs(policy, folder, network)
+    pipeline.load_lora_weights(export(policy, tmp_path / "lora"), weight_name=LORA_FILE)
+    try:
+        loaded = get_peft_model_state_dict(network, adapter_name="default_0")
+        assert len(loaded) == len(policy.trainable_parameters())
+        layers = [module for module in network.modules() if isinstance(module, LoraLayer)]
+        assert {layer.scaling["default_0"] for layer in layers} == {5 / 3}
+        after = outputs(policy, folder, network)
+    finally:
+        pipeline.unload_lora_weights()
+    expected = outputs(policy, folder, policy.denoiser.network)
+    torch.testing.assert_close(after, expected, rtol=1e-5, atol=1e-5)
+    assert (after - before).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        ("to_q", "expected a list of lora_targets, got the string 'to_q'"),
+        (["0"], r"such as .*to_out\.0.*got '0', which ends the names of "),
+        (["norm1"], "got 'norm1', which ends the names of GroupNorm, LayerNorm"),
+        (["to_z"], "got 'to_z'$"),
+    ],
+)
+def test_targets_that_are_no_layers_are_refused(targets: Any, message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        make_agent(policy_kwargs={"lora_rank": 2, "lora_targets": targets})
+
+
+@pytest.mark.parametrize("lora_rank", [2, None])
+def test_an_export_that_reads_back_as_something_else_is_refused(
+    lora_rank: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A damaged file does not replace the export that was there."""
+    policy = disturbed(emoji64_folder() / "pipeline", lora_rank=lora_rank)
+    folder = export(policy, tmp_path / "exported")
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+
+    def damage(file: Path) -> None:
+        tensors = load_file(file)
+        dropped = next(name for name in tensors if "to_q" in name)
+        kept = {name: tensor for name, tensor in tensors.items() if name != dropped}
+        save_file(kept, file, metadata={"format": "pt"})
+
+    if lora_rank is None:
+        save = policy.denoiser.network.save_pretrained
+
+        def save_damaged(partial: Path) -> None:
+            save(partial)
+            damage(next(Path(partial).glob("*.safetensors")))
+
+        monkeypatch.setattr(policy.denoiser.network, "save_pretrained", save_damaged)
+    else:
+        save_all = save_file
+
+        def save_some(tensors: Any, file: Path, metadata: Any) -> None:
+            save_all(tensors, file, metadata)
+            damage(file)
+
+        monkeypatch.setattr(sys.modules["agents.policy.export"], "save_file", save_some)
+    with pytest.raises(ExportError, match=r"it loads \d+, without .*to_q"):
+        export(policy, folder)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["exported"]
+
+
+@pytest.mark.parametrize("lora_rank", [2, None])
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_exports_are_readable_by_whom_the_umask_says(
+    lora_rank: int | None, umask: int, tmp_path: Path
+) -> None:
+    policy = make_agent(policy_kwargs={"lora_rank": lora_rank}).policy
+    before = os.umask(umask)
+    try:
+        folder = export(policy, tmp_path / "exported")
+    finally:
+        os.umask(before)
+    for file in folder.iterdir():
+        assert stat.S_IMODE(file.stat().st_mode) == 0o666 & ~umask, file.name
+
+
+@pytest.mark.parametrize("lora_rank", [2, None])
+def test_the_same_weights_are_the_same_bytes(lora_rank: int | None, tmp_path: Path) -> None:
+    policy = make_agent(policy_kwargs={"lora_rank": lora_rank}).policy
+    written = set()
+    for run in range(4):
+        folder = export(policy, tmp_path / str(run))
+        written.add(tuple(file.read_bytes() for file in sorted(folder.iterdir())))
+    assert len(written) == 1
+
+
+def test_what_the_bytes_hold_has_an_order(tmp_path: Path) -> None:
+    """A set's order differs from process to process, and safetensors' that of several entries."""
+    targets = ["to_v", "to_k", "to_q", "proj_in"]
+    policy = make_agent(policy_kwargs={"lora_rank": 2, "lora_targets": targets}).policy
+    with safe_open(export(policy, tmp_path / "lora") / LORA_FILE, framework="pt") as file:
+        (entry,) = file.metadata().values()
+    settings = json.loads(entry)
+    assert list(settings) == sorted(settings)
+    assert settings["unet.target_modules"] == sorted(targets)
 
 
 def test_export_replaces_what_was_there(tmp_path: Path) -> None:
