@@ -5,6 +5,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import numpy.typing as npt
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from stable_baselines3.common.vec_env import VecEnv
@@ -76,14 +77,7 @@ class SB3VecEnv(VecEnv):
         step = self.vector_env.step(actions)
         observation, rewards, terminated, truncated, infos = map(to_numpy, step)
         dones = terminated | truncated
-        rows = _split(infos.pop("final_info", {}), self.num_envs)
-        final = infos.pop("final_obs", None)
-        for i in np.flatnonzero(dones):
-            rows[i]["terminal_observation"] = _row(final, int(i))
-            rows[i]["TimeLimit.truncated"] = bool(truncated[i])
-        for row, current in zip(rows, _split(infos, self.num_envs), strict=True):
-            row.update({key: value for key, value in current.items() if key not in row})
-        return observation, rewards, dones, rows
+        return observation, rewards, dones, row_infos(infos, dones, truncated)
 
     def close(self) -> None:
         """Closes the environment."""
@@ -144,6 +138,31 @@ def wrap_env(env: Any) -> SB3VecEnv:
             f"got {wrapped.base_env.array_type!r}"
         )
     return wrapped
+
+
+def row_infos(
+    infos: dict[str, Any], dones: npt.NDArray[np.bool_], truncated: npt.NDArray[np.bool_]
+) -> list[dict[str, Any]]:
+    """A step's infos in same-step autoreset as Stable-Baselines3 has them.
+
+    Args:
+        infos: NumPy arrays ``[B, …]``.
+        dones: The rows whose episode ended, ``[B]``.
+        truncated: Those among them that were cut short, ``[B]``.
+
+    Returns:
+        One dictionary a row. What is said about a finished episode goes before what is said about
+        the next; its last observation is ``terminal_observation``.
+    """
+    infos = dict(infos)
+    rows = _split(infos.pop("final_info", {}), len(dones))
+    final = infos.pop("final_obs", None)
+    for i in np.flatnonzero(dones):
+        rows[i]["terminal_observation"] = _row(final, int(i))
+        rows[i]["TimeLimit.truncated"] = bool(truncated[i])
+    for row, current in zip(rows, _split(infos, len(dones)), strict=True):
+        row.update({key: value for key, value in current.items() if key not in row})
+    return rows
 
 
 def _row(tree: Any, i: int) -> Any:

@@ -209,7 +209,11 @@ class UNetPolicy(BasePolicy):
         return observation["latent"], index, PromptEmbedding.observed(observation)
 
     def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
-        return self.act(observation, deterministic).actions
+        """Actions for others than the training, whose evaluations of the denoiser it counts."""
+        counted = self.denoiser_evaluations
+        actions = self.act(observation, deterministic).actions
+        self.denoiser_evaluations = counted
+        return actions
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """Only what training changes; frozen weights belong to the model, not to the policy."""

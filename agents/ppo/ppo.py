@@ -19,7 +19,7 @@ from agents.policy import UNetPolicy
 from agents.policy.model_spec import ModelSpec, check_same_weights, load_spec, model_spec
 from agents.ppo.buffer import TrajectoryBuffer
 from agents.ppo.config import PPOConfig
-from agents.ppo.rollout import collect_batch, draw_prompts
+from agents.ppo.rollout import collect_batch, draw_prompts, finished_step
 from agents.ppo.standardisation import StepStandardisation
 from agents.ppo.update import UpdateLog, ppo_loss
 from diffusion_gym.checks import takes
@@ -66,6 +66,9 @@ class DiffusionPPO(PPO):
     rollout_buffer: TrajectoryBuffer  # type: ignore[assignment]  # whole episodes, no values
     env: SB3VecEnv | None
     clip_range: FloatSchedule
+
+    stopping: bool = False
+    """Set at a round's start by a callback that ends `learn` before anything is drawn."""
 
     config: PPOConfig
     """What it was told about rounds, advantages and updates."""
@@ -207,6 +210,10 @@ class DiffusionPPO(PPO):
             raise InvalidInputError("expected an agent with an environment, got one without")
         return self.env.base_env
 
+    def _setup_learn(self, *arguments: Any, **options: Any) -> tuple[int, BaseCallback]:
+        self.stopping = False
+        return super()._setup_learn(*arguments, **options)
+
     def set_random_seed(self, seed: int | None = None) -> None:
         """Seeds python, numpy, torch, the environment, and the agent's own generators."""
         super().set_random_seed(seed)
@@ -221,11 +228,17 @@ class DiffusionPPO(PPO):
     def collect_rollouts(
         self, env: Any, callback: BaseCallback, rollout_buffer: Any, n_rollout_steps: int
     ) -> bool:
-        """Draws one round of images; False where a callback asked to stop."""
+        """Draws one round of images; False where a callback asked to stop.
+
+        What Stable-Baselines3's callbacks know as a step is a batch of images here: `on_step` is
+        called when one is drawn and counted. A round that is stopped is not trained on.
+        """
         del rollout_buffer, n_rollout_steps  # ours holds whole episodes
         self.policy.set_training_mode(False)
         self.rollout_buffer.reset()
         callback.on_rollout_start()
+        if self.stopping:
+            return False
         start = time.perf_counter()
         for _ in range(self.config.batches_per_round):
             prompt_ids = draw_prompts(
@@ -234,12 +247,14 @@ class DiffusionPPO(PPO):
                 env.num_envs,
                 self.config.samples_per_prompt,
             )
-            batch = collect_batch(self.policy, env.vector_env, prompt_ids, callback)
-            if batch is None:
-                return False
+            batch, last_infos = collect_batch(self.policy, env.vector_env, prompt_ids)
             self.rollout_buffer.add(batch)
             self.num_timesteps += len(batch)
             self.reward_queries += len(batch)
+            seconds = (time.time_ns() - self.start_time) / 1e9
+            callback.update_locals(locals() | finished_step(batch, last_infos, seconds))
+            if not callback.on_step():
+                return False
         self._assign_advantages()
         self._record_rollout(time.perf_counter() - start)
         callback.update_locals(locals())
@@ -403,7 +418,7 @@ class DiffusionPPO(PPO):
 
     def _excluded_save_params(self) -> list[str]:
         generators = ["prompt_rng", "shuffle_generator"]
-        own = [*generators, "advantage_estimator", "_last_obs", "ep_info_buffer"]
+        own = [*generators, "advantage_estimator", "_last_obs", "ep_info_buffer", "stopping"]
         return [*super()._excluded_save_params(), *own]
 
     @staticmethod

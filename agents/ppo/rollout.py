@@ -6,12 +6,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from gymnasium.vector import VectorEnv
-from stable_baselines3.common.callbacks import BaseCallback
 from torch import Tensor
 
+from agents.common.sb3_vec_env import row_infos
 from agents.policy import UNetPolicy
 from agents.ppo.buffer import Trajectories
-from diffusion_gym.envs.infos import finished_episodes
+from diffusion_gym.envs.infos import finished_episodes, to_numpy
 from diffusion_gym.wrappers.hindsight import hindsight
 
 
@@ -34,8 +34,7 @@ def collect_batch(
     policy: UNetPolicy,
     env: VectorEnv[Any, Any, Any],
     prompt_ids: npt.NDArray[np.int64],
-    callback: BaseCallback,
-) -> Trajectories | None:
+) -> tuple[Trajectories, dict[str, Any]]:
     """Runs one episode in every row of the environment.
 
     Where a wrapper marks rows as inactive (``infos["active"]``: it replaces their actions), the
@@ -45,11 +44,10 @@ def collect_batch(
         policy: Draws the actions.
         env: A vector environment of torch tensors.
         prompt_ids: Prompt of every row, ``[B]``.
-        callback: Called at every step.
 
     Returns:
-        The trajectories, with NaN where the advantage is still to be estimated; None where the
-        callback asked to stop.
+        The trajectories, with NaN where the advantage is still to be estimated, and the infos of
+        the last step.
     """
     observation, infos = env.reset(options={"prompt_ids": prompt_ids})
     base: Any = env.unwrapped
@@ -64,13 +62,10 @@ def collect_batch(
         log_probs.append(log_prob)
         base.report(predicted_clean)
         observation, rewards, _, _, infos = env.step(actions)
-        callback.update_locals(locals())
-        if not callback.on_step():
-            return None
     latents.append(actions)
     episodes = finished_episodes(infos)
     outcome = hindsight(episodes, num_steps)
-    return Trajectories(
+    trajectories = Trajectories(
         latents=torch.stack(latents, 1),
         log_probs=torch.stack(log_probs, 1),
         prompt_ids=episodes.prompt_id,
@@ -84,6 +79,30 @@ def collect_batch(
         credit_negative=episodes.extras.get("credit_negative", torch.zeros_like(rewards)),
         credit_guarded=episodes.extras.get("credit_guarded", torch.zeros_like(rewards).bool()),
     )
+    return trajectories, infos
+
+
+def finished_step(
+    trajectories: Trajectories, infos: dict[str, Any], seconds: float
+) -> dict[str, Any]:
+    """A finished batch as what Stable-Baselines3's callbacks find in their ``locals``.
+
+    Args:
+        trajectories: The batch.
+        infos: Of its last step.
+        seconds: Time since the training's start.
+
+    Returns:
+        ``rewards`` ``[B]``, ``dones`` ``[B]``, all true, and ``infos``, a list with a dictionary a
+        row that has the ``episode`` which their `Monitor` writes.
+    """
+    rewards = to_numpy(trajectories.returns)
+    dones = np.ones(len(rewards), dtype=bool)
+    rows = row_infos(to_numpy(infos), dones, truncated=~dones)
+    length = trajectories.log_probs.shape[1]
+    for row, reward in zip(rows, rewards.tolist(), strict=True):
+        row["episode"] = {"r": reward, "l": length, "t": seconds}
+    return {"rewards": rewards, "dones": dones, "infos": rows}
 
 
 def _act(

@@ -86,12 +86,13 @@ class StopOnInterrupt(BaseCallback):
         announce: Told what happens, in words.
     """
 
+    model: DiffusionPPO
+
     def __init__(self, checkpoints: Checkpoints, announce: Any) -> None:
         super().__init__()
         self.checkpoints = checkpoints
         self.announce = announce
         self.interrupted = False
-        self._stopping = False
         self._previous: Any = None
 
     def _on_training_start(self) -> None:
@@ -106,10 +107,10 @@ class StopOnInterrupt(BaseCallback):
     def _on_rollout_start(self) -> None:
         if self.interrupted:
             self.checkpoints.save()
-            self._stopping = True
+            self.model.stopping = True
 
     def _on_step(self) -> bool:
-        return not self._stopping
+        return True
 
     def _on_training_end(self) -> None:
         signal.signal(signal.SIGINT, self._previous)

@@ -36,7 +36,7 @@ def test_learning_counts_images_and_changes_weights() -> None:
     agent.learn(16, callback=figures)
     assert not torch.equal(weights(agent), before)
     assert figures.images == [8, 16]
-    assert figures.calls == 2 * 2 * STEPS
+    assert figures.calls == 2 * 2  # one per batch
     assert agent.rounds == 2
     assert agent._n_updates == 2 * 2 * 2
     assert agent.reward_queries == agent.env.base_env.images_scored == 16
