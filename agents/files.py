@@ -59,6 +59,13 @@ def atomic(path: Path) -> Iterator[Path]:
         _sync(target.parent)
 
 
+def discard(folder: Path) -> None:
+    """Deletes a folder, which is there as a whole or not at all, whatever interrupts this."""
+    doomed = folder.with_name(f".{folder.name[:32]}.{secrets.token_hex(6)}.partial")
+    folder.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)  # what stays is a leftover
+
+
 def is_leftover(path: Path) -> bool:
     """Whether a name is one that `atomic` writes to; what has it is never complete."""
     return any(pattern.fullmatch(path.name) for pattern in (_PARTIAL, _REPLACED))

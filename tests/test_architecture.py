@@ -50,23 +50,13 @@ ORDER = {
         *("files", "policy", "common", "ppo", "evaluation", "runs", "train", "sample", "evaluate"),
     ),
     "agents.policy": (
-        "config",
-        "optimizers",
-        "precision",
-        "lora",
-        "unet_policy",
-        "export",
-        "model_spec",
+        *("config", "optimizers", "precision", "lora", "unet_policy", "export", "model_spec"),
     ),
-    "agents.common": ("advantages", "sb3_vec_env", "arguments", "checkpoint"),
+    "agents.common": (
+        *("advantages", "sb3_vec_env", "arguments", "trees", "checkpoint_folder", "checkpoint"),
+    ),
     "agents.ppo": (
-        "config",
-        "buffer",
-        "rollout",
-        "standardisation",
-        "update",
-        "ppo",
-        "step_rewards",
+        *("config", "buffer", "rollout", "standardisation", "update", "ppo", "step_rewards"),
     ),
     "agents.evaluation": ("diversity", "image_metrics", "evaluation", "pictures"),
     "agents.runs": (

@@ -1,25 +1,33 @@
 """Checkpoints: everything a run needs to go on bit for bit, in one folder, written atomically."""
 
-import os
+import dataclasses
 import random
-import shutil
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
+from stable_baselines3.common.utils import get_device
+from torch import Tensor
 
-from diffusion_gym.errors import InvalidInputError
+from agents.common.checkpoint_folder import Checkpoint, read_checkpoint, write_checkpoint
+from agents.common.sb3_vec_env import SB3VecEnv, wrap_env
+from agents.policy import UNetPolicy
+from agents.policy.model_spec import ModelSpec, check_same_weights, load_spec, model_spec
+from diffusion_gym.envs._spaces import action_space, observation_space
+from diffusion_gym.envs.state import DenoisingState
+from diffusion_gym.errors import DiffusionGymError, InvalidInputError
 
-if TYPE_CHECKING:
-    from agents.ppo.ppo import DiffusionPPO
-
-AGENT, STATE = "agent.zip", "state.pt"
+BUFFERS = {"ep_info_buffer": {"r": 0.0, "l": 0, "t": 0.0}, "ep_success_buffer": 0.0}
+"""Stable-Baselines3's of the last episodes, and what their entries are made as."""
 
 
 @runtime_checkable
 class Stateful(Protocol):
-    """A wrapper with a state that a resumed run needs."""
+    """What has a state that a resumed run needs: wrappers, advantage estimators."""
 
     def state_dict(self) -> dict[str, Any]:
         """The state."""
@@ -28,88 +36,91 @@ class Stateful(Protocol):
         """Takes the state up again."""
 
 
-def save_checkpoint(agent: "DiffusionPPO", folder: Path) -> Path:
-    """Writes a checkpoint between two rounds, under a temporary name, then renames it.
+class Resumable(Protocol):
+    """An agent that checkpoints can be made of.
+
+    Attributes:
+        COUNTERS: Names of its attributes that are numbers which training changes.
+        env: The environment that it trains on.
+        policy: What it trains.
+        model_spec: The model that it trains on.
+        advantage_estimator: Has a state.
+        prompt_rng: Draws prompts.
+        shuffle_generator: Shuffles minibatches.
+    """
+
+    COUNTERS: ClassVar[tuple[str, ...]]
+    env: Any
+    policy: Any
+    model_spec: ModelSpec
+    advantage_estimator: Any
+    prompt_rng: Any
+    shuffle_generator: Any
+    _stats_window_size: int
+    _last_obs: Any
+    _last_episode_starts: Any
+
+    def constructor_arguments(self) -> dict[str, Any]:
+        """What an agent like this one is built with, besides policy class, environment, device."""
+
+
+_Agent = TypeVar("_Agent", bound=Resumable)
+
+
+# ------------------------------------------------------------------------------- writing
+
+
+def save_checkpoint(agent: Resumable, folder: str | Path) -> Path:
+    """Writes a checkpoint between two rounds.
 
     Whatever interrupts it, ``folder`` either is complete or does not exist.
 
     Args:
-        agent: The agent, after `DiffusionPPO.train`.
+        agent: The agent, after its ``train``.
         folder: The checkpoint's folder; its parent is made where needed.
 
     Returns:
         The folder.
+
+    Raises:
+        InvalidInputError: The agent was built with something that no file can hold.
     """
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    agent.save(partial / AGENT)
-    torch.save(_state(agent), partial / STATE)
-    for file in partial.iterdir():
-        with file.open("rb") as stream:
-            os.fsync(stream.fileno())
-    if folder.exists():
-        shutil.rmtree(folder)
-    partial.rename(folder)
+    folder = Path(folder)
+    arguments = agent.constructor_arguments()
+    functions = [name for name, value in arguments.items() if callable(value)]
+    checkpoint = Checkpoint(
+        agent={
+            "class": type(agent).__name__,
+            "policy_class": type(agent.policy).__name__,
+            "arguments": {k: v for k, v in arguments.items() if k not in functions},
+            "functions": functions,
+            "model_spec": agent.model_spec,
+            "device": agent.policy.generator.device.type,
+        },
+        weights=agent.policy.state_dict(),
+        optimizer=agent.policy.optimizer.state_dict(),
+        state=_state(agent),
+    )
+    write_checkpoint(checkpoint, folder)
     return folder
 
 
-def checkpoints_in(parent: Path) -> list[Path]:
-    """The complete checkpoints below a folder, the oldest first."""
-    return sorted(parent.glob("round-*"))
-
-
-def latest_checkpoint(parent: Path) -> Path:
-    """The newest complete checkpoint below a folder.
-
-    Raises:
-        InvalidInputError: There is none.
-    """
-    folders = checkpoints_in(parent)
-    if not folders:
-        raise InvalidInputError(f"expected a checkpoint in {parent}, found none")
-    return folders[-1]
-
-
-def prune_checkpoints(parent: Path, keep: int) -> None:
-    """Deletes all but the newest ``keep`` checkpoints."""
-    for folder in checkpoints_in(parent)[:-keep]:
-        shutil.rmtree(folder)
-
-
-def restore(agent: "DiffusionPPO", folder: Path) -> None:
-    """Puts back what Stable-Baselines3's own ``load`` leaves out; the random states come last."""
-    state = torch.load(folder / STATE, map_location=agent.device, weights_only=False)
-    wrappers = _stateful_wrappers(agent)
-    if [type(w).__name__ for w in wrappers] != [name for name, _ in state["wrappers"]]:
-        raise InvalidInputError(
-            f"the checkpoint was written with the wrappers {[n for n, _ in state['wrappers']]}, "
-            f"the environment has {[type(w).__name__ for w in wrappers]}"
-        )
-    for wrapper, (_, wrapper_state) in zip(wrappers, state["wrappers"], strict=True):
-        wrapper.load_state_dict(wrapper_state)
-    agent._last_obs = agent.env.base_env.set_state(state["env"])[0]
-    agent._last_episode_starts = np.ones(agent.env.num_envs, dtype=bool)
-    agent.advantage_estimator.load_state_dict(state["statistics"])
-    agent.policy.denoiser_evaluations = state["denoiser_evaluations"]
-    agent.policy.scaler.load_state_dict(state["gradient_scale"])
-    agent.ep_info_buffer = state["ep_info_buffer"]
-    _set_random_state(agent, state["random"])
-
-
-def _state(agent: "DiffusionPPO") -> dict[str, Any]:
+def _state(agent: Resumable) -> dict[str, Any]:
+    buffers = {name: getattr(agent, name) for name in BUFFERS}
+    env = agent.env.base_env.get_state()
     return {
-        "env": agent.env.base_env.get_state(),
-        "wrappers": [(type(w).__name__, w.state_dict()) for w in _stateful_wrappers(agent)],
-        "statistics": agent.advantage_estimator.state_dict(),
+        "counters": {name: getattr(agent, name) for name in agent.COUNTERS},
         "denoiser_evaluations": agent.policy.denoiser_evaluations,
         "gradient_scale": agent.policy.scaler.state_dict(),
-        "ep_info_buffer": agent.ep_info_buffer,
+        "advantage_estimator": agent.advantage_estimator.state_dict(),
+        "wrappers": [[type(w).__name__, w.state_dict()] for w in _stateful_wrappers(agent)],
+        **{name: None if values is None else list(values) for name, values in buffers.items()},
+        "env": {field.name: getattr(env, field.name) for field in dataclasses.fields(env)},
         "random": _random_state(agent),
     }
 
 
-def _stateful_wrappers(agent: "DiffusionPPO") -> list[Stateful]:
+def _stateful_wrappers(agent: Resumable) -> list[Stateful]:
     """The environment's wrappers that have a state, from the outermost inwards."""
     found: list[Stateful] = []
     env: Any = agent.env.vector_env
@@ -120,10 +131,10 @@ def _stateful_wrappers(agent: "DiffusionPPO") -> list[Stateful]:
     return found
 
 
-def _random_state(agent: "DiffusionPPO") -> dict[str, Any]:
+def _random_state(agent: Resumable) -> dict[str, Any]:
     return {
         "python": random.getstate(),
-        "numpy": np.random.get_state(),
+        "numpy": np.random.get_state(legacy=False),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         "prompts": agent.prompt_rng.bit_generator.state,
@@ -132,12 +143,224 @@ def _random_state(agent: "DiffusionPPO") -> dict[str, Any]:
     }
 
 
-def _set_random_state(agent: "DiffusionPPO", state: dict[str, Any]) -> None:
+# ------------------------------------------------------------------------------- reading
+
+
+def resume_agent(
+    agent_class: Callable[..., _Agent],
+    folder: str | Path,
+    env: Any,
+    *,
+    policy_class: str | type[UNetPolicy] = "UNetPolicy",
+    functions: dict[str, Any] | None = None,
+) -> _Agent:
+    """Builds an agent anew and puts it where the checkpoint's was; the random states come last.
+
+    Args:
+        agent_class: The agent's class.
+        folder: A folder written by `save_checkpoint`.
+        env: An environment made as the first one was, with the same wrappers.
+        policy_class: The class that the agent was built with.
+        functions: Arguments that are functions, such as schedules, by name: those that the agent
+            was built with.
+
+    Raises:
+        InvalidInputError: The checkpoint is damaged; or agent, environment, policy class or
+            functions are not those that it was written with.
+    """
+    checkpoint = read_checkpoint(Path(folder))
+    env = wrap_env(env)
+    with _in_words("the description of the agent"):
+        arguments = _arguments(checkpoint, agent_class.__name__, env, functions or {})
+        agent = agent_class(policy_class, env, **arguments)
+    _check_policy_class(checkpoint, type(agent.policy))
+    _load_weights(agent.policy, checkpoint.weights)
+    with _in_words("the optimiser's state"):
+        _check_optimizer(agent.policy.optimizer, checkpoint.optimizer)
+        agent.policy.optimizer.load_state_dict(checkpoint.optimizer)
+    state = checkpoint.state
+    with _in_words("the state of the training"):
+        _restore_counters(agent, state)
+        _restore_stateful(agent, state)
+    with _in_words("the state of the environment"):
+        agent._last_obs = env.base_env.set_state(DenoisingState(**state["env"]))[0]
+        agent._last_episode_starts = np.ones(env.num_envs, dtype=bool)
+    with _in_words("the state of the random generators"):
+        _set_random_state(agent, state["random"])
+    return agent
+
+
+def _arguments(
+    checkpoint: Checkpoint, agent_class: str, env: SB3VecEnv, functions: dict[str, Any]
+) -> dict[str, Any]:
+    """What the agent is built with, where everything is as it was."""
+    saved = checkpoint.agent
+    if saved["class"] != agent_class:
+        raise InvalidInputError(
+            f"expected the checkpoint of a {agent_class}, got that of a {saved['class']}"
+        )
+    check_same_weights(saved["model_spec"], model_spec(env.base_env))
+    here = env.base_env.device.type
+    if saved["device"] != here:
+        raise InvalidInputError(
+            f"the run was on {saved['device']}, the environment is on {here}: its random numbers "
+            "cannot go on there"
+        )
+    if set(saved["functions"]) != set(functions):
+        wanted = ", ".join(f"{name}=…" for name in saved["functions"]) or "none"
+        raise InvalidInputError(
+            "a checkpoint holds numbers and texts, but no functions: expected those that the agent "
+            f"was built with as arguments ({wanted}), got {', '.join(functions) or 'none'}"
+        )
+    return {**saved["arguments"], **functions}
+
+
+def load_policy(
+    folder: str | Path, *, device: str = "auto", policy_class: type[UNetPolicy] = UNetPolicy
+) -> UNetPolicy:
+    """The policy of a checkpoint, with a model of its own; it needs no environment.
+
+    Args:
+        folder: A folder written by `save_checkpoint`.
+        device: Where to load it.
+        policy_class: The class that the agent was built with.
+
+    Raises:
+        InvalidInputError: The checkpoint is damaged, or there are other weights under the name of
+            the model that it was trained on.
+        ModelLoadError: That model cannot be loaded.
+    """
+    checkpoint = read_checkpoint(Path(folder), weights_only=True)
+    _check_policy_class(checkpoint, policy_class)
+    with _in_words("the description of the agent"):
+        spec, options = checkpoint.agent["model_spec"], checkpoint.agent["arguments"]
+        model, schedule = load_spec(spec, get_device(device))
+        policy = policy_class(
+            observation_space(model, schedule),
+            action_space(model),
+            lambda _: 0.0,
+            model=model,
+            schedule=schedule,
+            **(options["policy_kwargs"] or {}),
+        )
+    _load_weights(policy, checkpoint.weights)
+    return policy
+
+
+@contextmanager
+def _in_words(what: str) -> Iterator[None]:
+    """Turns what a forged or foreign checkpoint may set off into one kind of error."""
+    kinds = (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError)
+    try:
+        yield
+    except (DiffusionGymError, torch.OutOfMemoryError):
+        raise
+    except (*kinds, OverflowError) as error:
+        reason = " ".join(str(error).split())
+        raise InvalidInputError(
+            f"expected {what} as a checkpoint of this agent has it, got "
+            f"{type(error).__name__}: {reason}"
+        ) from error
+
+
+def _check_policy_class(checkpoint: Checkpoint, policy_class: type) -> None:
+    saved = checkpoint.agent.get("policy_class")
+    if saved != policy_class.__name__:
+        raise InvalidInputError(
+            f"expected the checkpoint of a {policy_class.__name__}, got that of a {saved}: "
+            "a checkpoint holds no classes, so name yours when loading it"
+        )
+
+
+def _load_weights(policy: UNetPolicy, weights: dict[str, Tensor]) -> None:
+    own = policy.state_dict()
+    wrong = sorted(own.keys() ^ weights.keys()) or [
+        name
+        for name, value in own.items()
+        if (value.shape, value.dtype) != (weights[name].shape, weights[name].dtype)
+    ]
+    if wrong:
+        raise InvalidInputError(
+            f"expected weights of this policy's {len(own)} trainable parameters, got "
+            f"{len(weights)}, of which these do not fit: {', '.join(wrong[:4])}"
+        )
+    policy.load_state_dict(weights)
+
+
+def _check_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Checks what torch's own ``load_state_dict`` takes as it comes."""
+    own = optimizer.state_dict()["param_groups"]
+    for group, other in zip(own, saved["param_groups"], strict=True):
+        _check_kind(group, other, "param_groups")
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for number, entries in saved["state"].items():
+        for name, value in entries.items():
+            moment = name.startswith("exp_avg") or name in ("state1", "state2")
+            if moment and value.shape != parameters[number].shape:
+                raise InvalidInputError(
+                    f"expected the optimiser's {name} of parameter {number} to have its shape, "
+                    f"{list(parameters[number].shape)}, got {list(value.shape)}"
+                )
+
+
+def _restore_counters(agent: Resumable, state: dict[str, Any]) -> None:
+    own = {name: getattr(agent, name) for name in agent.COUNTERS}
+    _check_kind(own, state["counters"], "counters")
+    for name, value in state["counters"].items():
+        setattr(agent, name, value)
+    _check_kind(0, state["denoiser_evaluations"], "denoiser_evaluations")
+    agent.policy.denoiser_evaluations = state["denoiser_evaluations"]
+    for name, entry in BUFFERS.items():
+        values = state[name]
+        for value in values or ():
+            _check_kind(entry, value, name)
+        buffer = None if values is None else deque(values, maxlen=agent._stats_window_size)
+        setattr(agent, name, buffer)
+
+
+def _restore_stateful(agent: Resumable, state: dict[str, Any]) -> None:
+    names, wrappers = [name for name, _ in state["wrappers"]], _stateful_wrappers(agent)
+    if [type(wrapper).__name__ for wrapper in wrappers] != names:
+        raise InvalidInputError(
+            f"the checkpoint was written with the wrappers {names}, "
+            f"the environment has {[type(w).__name__ for w in wrappers]}"
+        )
+    loaded: list[tuple[str, Any, Any]] = [
+        (name, wrapper, saved)
+        for wrapper, (name, saved) in zip(wrappers, state["wrappers"], strict=True)
+    ]
+    loaded.append(("gradient_scale", agent.policy.scaler, state["gradient_scale"]))
+    estimator = agent.advantage_estimator
+    loaded.append(("advantage_estimator", estimator, state["advantage_estimator"]))
+    for name, target, saved in loaded:
+        _check_kind(target.state_dict(), saved, name)
+        target.load_state_dict(saved)
+
+
+def _check_kind(own: Any, saved: Any, place: str) -> None:
+    """Checks that what was saved is made as the agent's own is: same keys, same types.
+
+    Lists, and dictionaries that are not keyed by texts, grow in training: only their type counts.
+    """
+    if type(own) is not type(saved):
+        raise InvalidInputError(
+            f"expected {place} to be of type {type(own).__name__}, got {type(saved).__name__}"
+        )
+    if isinstance(own, dict) and own and all(isinstance(key, str) for key in own):
+        if own.keys() != saved.keys():
+            raise InvalidInputError(
+                f"expected {place} to have {', '.join(own)}, got {', '.join(map(str, saved))}"
+            )
+        for key, value in own.items():
+            _check_kind(value, saved[key], f"{place}.{key}")
+
+
+def _set_random_state(agent: Resumable, state: dict[str, Any]) -> None:
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])
-    torch.set_rng_state(state["torch"].cpu())
-    if state["cuda"]:
-        torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
+    torch.set_rng_state(state["torch"])
+    for device, saved in enumerate(state["cuda"][: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(saved, device)
     agent.prompt_rng.bit_generator.state = state["prompts"]
-    agent.shuffle_generator.set_state(state["shuffle"].cpu())
-    agent.policy.generator.set_state(state["policy"].cpu())
+    agent.shuffle_generator.set_state(state["shuffle"])
+    agent.policy.generator.set_state(state["policy"])

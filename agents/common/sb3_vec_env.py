@@ -1,7 +1,7 @@
 """A DiffusionT2I vector environment as Stable-Baselines3 wants it."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
@@ -113,7 +113,7 @@ class SB3VecEnv(VecEnv):
     def get_images(self) -> Sequence[np.ndarray | None]:
         """The rendered rows, where the environment renders."""
         frames = self.vector_env.render()
-        return [None] * self.num_envs if frames is None else list(frames)
+        return [None] * self.num_envs if frames is None else list(cast(Any, frames))
 
 
 def wrap_env(env: Any) -> SB3VecEnv:

@@ -27,21 +27,31 @@ def model_spec(env: DiffusionT2IVectorEnv) -> ModelSpec:
 
 
 def check_same_weights(saved: ModelSpec, current: ModelSpec) -> None:
-    """Refuses an environment with another model than the agent was trained on.
+    """Refuses another model than the agent was trained on.
 
     Raises:
         InvalidInputError: The weights differ. What else differs is the user's to decide: another
             number of steps, say, or another precision.
     """
     if saved["weights_hash"] != current["weights_hash"]:
-        raise InvalidInputError(f"the agent was trained on {saved}, the environment has {current}")
+        raise InvalidInputError(
+            f"the agent was trained on the model {saved['name']!r} with the weights "
+            f"{saved['weights_hash'][:16]}…, expected the same ones, got "
+            f"{current['name']!r} with {current['weights_hash'][:16]}…"
+        )
 
 
 def load_spec(spec: ModelSpec, device: torch.device) -> tuple[DiffusionModel, Schedule]:
-    """Loads model and schedule as the environment of `model_spec` had them."""
+    """Loads model and schedule as the environment of `model_spec` had them.
+
+    Raises:
+        InvalidInputError: There are other weights under the model's name by now.
+        ModelLoadError: It cannot be loaded.
+    """
     model = load_model(
         spec["name"], device=str(device), dtype=spec["dtype"], **spec["model_options"]
     )
+    check_same_weights(spec, {"name": spec["name"], "weights_hash": model.weights_hash})
     schedule = make_schedule(
         model.scheduler, spec["num_inference_steps"], sampler=spec["sampler"], eta=spec["eta"]
     )

@@ -2,6 +2,7 @@
 
 import pickle
 import time
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,7 +14,7 @@ from stable_baselines3.common.utils import FloatSchedule
 
 from agents.common.advantages import AdvantageEstimator, make_estimator
 from agents.common.arguments import check_env, checked_device, refuse_meaningless
-from agents.common.checkpoint import AGENT, restore
+from agents.common.checkpoint import resume_agent
 from agents.common.sb3_vec_env import SB3VecEnv, wrap_env
 from agents.policy import UNetPolicy
 from agents.policy.model_spec import ModelSpec, check_same_weights, load_spec, model_spec
@@ -428,7 +429,10 @@ class DiffusionPPO(PPO):
 
     @classmethod
     def load(cls, path: Any, *arguments: Any, **options: Any) -> "DiffusionPPO":
-        """Loads an agent as Stable-Baselines3 does; without ``env`` it can only predict.
+        """Loads what ``save`` wrote, as Stable-Baselines3 does; without ``env`` to predict only.
+
+        Such files hold pickles, which may run any code when they are loaded: load only your own.
+        Checkpoints (`resume`, `agents.common.load_policy`) hold none.
 
         Raises:
             InvalidInputError: The file is damaged, or no agent of this kind.
@@ -443,17 +447,39 @@ class DiffusionPPO(PPO):
                 f"got {type(error).__name__}: {error}"
             ) from error
 
+    COUNTERS: ClassVar[tuple[str, ...]] = (
+        *("num_timesteps", "_total_timesteps", "_num_timesteps_at_start", "_episode_num"),
+        *("_current_progress_remaining", "_n_updates", "rounds", "rounds_without_pairs"),
+        *("reward_queries", "log_probs_recomputed"),
+    )
+    """Numbers that training changes, for checkpoints."""
+
+    def constructor_arguments(self) -> dict[str, Any]:
+        """What builds an agent like this one, besides policy class, environment and device."""
+        names = ("policy_kwargs", "tensorboard_log", "verbose", "seed")
+        own = {name: getattr(self, name) for name in names}
+        return {**vars(self.config), **own, "stats_window_size": self._stats_window_size}
+
     @classmethod
-    def resume(cls, folder: Any, env: Any) -> "DiffusionPPO":
+    def resume(
+        cls,
+        folder: str | Path,
+        env: Any,
+        policy: str | type[UNetPolicy] = "UNetPolicy",
+        **functions: Any,
+    ) -> "DiffusionPPO":
         """Continues from a checkpoint folder, bit for bit as if it had never stopped.
 
         On a GPU that takes ``torch.use_deterministic_algorithms(True)`` in both runs: attention
         otherwise adds up its gradients in no fixed order.
 
         Args:
-            folder: A folder written by `agents.common.checkpoint.save_checkpoint`.
+            folder: A folder written by `agents.common.save_checkpoint`.
             env: An environment made as the first one was, with the same wrappers.
+            policy: The policy's class, as the agent was built with.
+            **functions: Arguments that were functions, such as ``learning_rate=schedule``.
+
+        Raises:
+            InvalidInputError: The checkpoint is damaged, or does not fit the environment.
         """
-        agent = cls.load(folder / AGENT, env=env, device="auto")
-        restore(agent, folder)
-        return agent
+        return resume_agent(cls, folder, env, policy_class=policy, functions=functions)

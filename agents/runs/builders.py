@@ -9,6 +9,7 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 
 import diffusion_gym  # noqa: F401  (registers the environment)
+from agents.common import checkpoint
 from agents.evaluation import Evaluation, ImageMetrics, evaluate
 from agents.files import atomic
 from agents.policy import UNetPolicy
@@ -131,7 +132,7 @@ def make_image_metrics(
 
 def load_policy(run: RunFolder, *, device: str = "auto") -> UNetPolicy:
     """The newest trained policy of a run."""
-    return DiffusionPPO.load(run.agent_file, device=device).policy
+    return checkpoint.load_policy(run.checkpoint, device=device)
 
 
 def base_policy(policy: UNetPolicy) -> UNetPolicy:

@@ -7,7 +7,8 @@ from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 
-from agents.common.checkpoint import prune_checkpoints, save_checkpoint
+from agents.common.checkpoint import save_checkpoint
+from agents.common.checkpoint_folder import prune_checkpoints
 from agents.evaluation.evaluation import Evaluation
 from agents.ppo import DiffusionPPO
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from stable_baselines3.common.logger import KVWriter
 
-from agents.common.checkpoint import AGENT, latest_checkpoint
+from agents.common.checkpoint_folder import latest_checkpoint
 from agents.files import atomic
 from agents.runs.settings import TrainSettings
 from diffusion_gym.errors import InvalidInputError
@@ -112,9 +112,9 @@ class RunFolder:
             ) from error
 
     @property
-    def agent_file(self) -> Path:
-        """The newest agent, for `DiffusionPPO.load`."""
-        return latest_checkpoint(self.checkpoints) / AGENT
+    def checkpoint(self) -> Path:
+        """The newest checkpoint, for `DiffusionPPO.resume` and `load_policy`."""
+        return latest_checkpoint(self.checkpoints)
 
     def summary(self) -> dict[str, Any]:
         """The final figures of a run that has ended."""

@@ -9,7 +9,7 @@ from rich.console import Console
 from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.logger import KVWriter, Logger, TensorBoardOutputFormat
 
-from agents.common.checkpoint import checkpoints_in
+from agents.common.checkpoint_folder import checkpoints_in
 from agents.evaluation import Evaluation
 from agents.policy import UNetPolicy, export
 from agents.ppo import DiffusionPPO

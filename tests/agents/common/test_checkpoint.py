@@ -11,7 +11,8 @@ import torch
 from small_agents import make_agent, make_env, weights
 
 from agents import train
-from agents.common.checkpoint import latest_checkpoint, prune_checkpoints, save_checkpoint
+from agents.common.checkpoint import save_checkpoint
+from agents.common.checkpoint_folder import latest_checkpoint, prune_checkpoints
 from agents.ppo import DiffusionPPO
 from agents.runs.run_folder import RunFolder
 from diffusion_gym.errors import DiffusionGymError

@@ -1,0 +1,178 @@
+"""The folder of a checkpoint: which files it has, and how they are written, read and checked.
+
+::
+
+    state.json             what is no tensor: arguments, counters, states of random generators
+    state.safetensors      the tensors among the states: latents, torch's generators
+    weights.safetensors    the policy's trained parameters
+    optimizer.safetensors  the optimiser's tensors
+    SHA256SUMS             of the four, as ``sha256sum --check`` reads it
+
+Nothing in them is code: who opens another's checkpoint runs nothing of it.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from agents.common.trees import flatten, unflatten
+from agents.files import atomic, discard
+from diffusion_gym.errors import InvalidInputError
+
+FORMAT = 1
+STATE, TENSORS = "state.json", "state.safetensors"
+WEIGHTS, OPTIMIZER = "weights.safetensors", "optimizer.safetensors"
+SUMS = "SHA256SUMS"
+FILES = (STATE, TENSORS, WEIGHTS, OPTIMIZER)
+
+_NAME = re.compile(r"round-(\d{6,})")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint holds.
+
+    Attributes:
+        agent: What is needed to build the agent again: names of classes, arguments, model.
+        weights: The policy's trained parameters by name.
+        optimizer: The optimiser's state dictionary.
+        state: Everything else that changes in training, by name.
+    """
+
+    agent: dict[str, Any]
+    weights: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    state: dict[str, Any]
+
+
+def write_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
+    """Writes a checkpoint; whatever interrupts it, ``folder`` is complete or was not touched.
+
+    Args:
+        checkpoint: What it shall hold.
+        folder: The folder; its parent is made where needed.
+
+    Raises:
+        InvalidInputError: Something in it is neither a plain value nor a tensor.
+    """
+    agent, none = flatten(checkpoint.agent)
+    assert not none
+    state, tensors = flatten(checkpoint.state)
+    optimizer, moments = flatten(checkpoint.optimizer)
+    content = {"format": FORMAT, "agent": agent, "state": state, "optimizer": optimizer}
+    text = json.dumps(content, allow_nan=False)
+    _, weights = flatten(checkpoint.weights)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(folder) as partial:
+        partial.mkdir()
+        (partial / STATE).write_text(text + "\n", encoding="utf-8")
+        for name, values in ((TENSORS, tensors), (WEIGHTS, weights), (OPTIMIZER, moments)):
+            save_file(values, partial / name)
+        sums = (f"{_sha256(partial / name)}  {name}\n" for name in FILES)
+        (partial / SUMS).write_text("".join(sums))
+
+
+def read_checkpoint(folder: Path, *, weights_only: bool = False) -> Checkpoint:
+    """Reads a checkpoint, and checks that it is whole.
+
+    Args:
+        folder: The folder.
+        weights_only: Leave out what only training needs, which is then empty.
+
+    Raises:
+        InvalidInputError: It is no checkpoint, damaged, or of another version.
+    """
+    names = (STATE, WEIGHTS) if weights_only else FILES
+    try:
+        _check_sums(folder, names)
+        content = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        files = {name: _tensors(folder / name) for name in names if name != STATE}
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
+        raise _damaged(folder, error) from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        version = content.get("format") if isinstance(content, dict) else None
+        raise InvalidInputError(
+            f"expected a checkpoint of format {FORMAT} in {folder}, got format {version!r}; it was "
+            "written by another version of this software"
+        )
+    try:
+        agent = unflatten(_part(content, "agent"), {})
+        if weights_only:
+            return Checkpoint(agent, files[WEIGHTS], {}, {})
+        optimizer = unflatten(_part(content, "optimizer"), files[OPTIMIZER])
+        state = unflatten(_part(content, "state"), files[TENSORS])
+        return Checkpoint(agent, files[WEIGHTS], optimizer, state)
+    except InvalidInputError as error:
+        raise _damaged(folder, error) from error
+
+
+def checkpoints_in(parent: Path) -> list[Path]:
+    """The complete checkpoints below a folder, the oldest first.
+
+    Only folders whose name is ``round-`` and at least six digits: what else is there is not ours.
+    """
+    found = {path: _NAME.fullmatch(path.name) for path in parent.glob("round-*") if path.is_dir()}
+    numbers = {path: int(match[1]) for path, match in found.items() if match}
+    return sorted(numbers, key=lambda path: numbers[path])
+
+
+def latest_checkpoint(parent: Path) -> Path:
+    """The newest complete checkpoint below a folder.
+
+    Raises:
+        InvalidInputError: There is none.
+    """
+    folders = checkpoints_in(parent)
+    if not folders:
+        raise InvalidInputError(f"expected a checkpoint in {parent}, found none")
+    return folders[-1]
+
+
+def prune_checkpoints(parent: Path, keep: int) -> None:
+    """Deletes all but the newest ``keep`` checkpoints."""
+    folders = checkpoints_in(parent)
+    for folder in folders[: max(0, len(folders) - keep)]:
+        discard(folder)
+
+
+def _check_sums(folder: Path, names: Iterable[str]) -> None:
+    lines = (folder / SUMS).read_text(encoding="ascii").splitlines()
+    sums: Mapping[str, str] = {
+        name: digest for digest, _, name in (s.partition("  ") for s in lines)
+    }
+    for name in names:
+        if sums.get(name) != _sha256(folder / name):
+            raise ValueError(f"{name} is not what was written (its SHA-256 differs)")
+
+
+def _tensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of a file, in memory of their own instead of the file's pages."""
+    return {name: tensor.clone() for name, tensor in load_file(file).items()}
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _part(content: dict[str, Any], name: str) -> dict[str, Any]:
+    part = content.get(name)
+    if not isinstance(part, dict):
+        raise InvalidInputError(f"expected {name!r} to be an object, got {type(part).__name__}")
+    return part
+
+
+def _damaged(folder: Path, error: Exception) -> InvalidInputError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return InvalidInputError(
+        f"expected a complete checkpoint in {folder}, got: {reason}; an older one beside it may be "
+        "whole: delete or rename this one to use that"
+    )
