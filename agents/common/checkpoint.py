@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -173,6 +174,17 @@ def resume_agent(
     with _in_words("the description of the agent"):
         arguments = _arguments(checkpoint, agent_class.__name__, env, functions or {})
         agent = agent_class(policy_class, env, **arguments)
+    restore(agent, checkpoint)
+    return agent
+
+
+def restore(agent: Resumable, checkpoint: Checkpoint) -> None:
+    """Puts an agent, built as the checkpoint's was, where that one was.
+
+    Raises:
+        InvalidInputError: Something does not fit; the agent is then of no use.
+    """
+    env = agent.env
     _check_policy_class(checkpoint, type(agent.policy))
     _load_weights(agent.policy, checkpoint.weights)
     with _in_words("the optimiser's state"):
@@ -187,7 +199,6 @@ def resume_agent(
         agent._last_episode_starts = np.ones(env.num_envs, dtype=bool)
     with _in_words("the state of the random generators"):
         _set_random_state(agent, state["random"])
-    return agent
 
 
 def _arguments(
@@ -256,10 +267,9 @@ def _in_words(what: str) -> Iterator[None]:
     except (DiffusionGymError, torch.OutOfMemoryError):
         raise
     except (*kinds, OverflowError) as error:
-        reason = " ".join(str(error).split())
+        reason = shorten(f"{type(error).__name__}: {error}", 300, placeholder=" …")
         raise InvalidInputError(
-            f"expected {what} as a checkpoint of this agent has it, got "
-            f"{type(error).__name__}: {reason}"
+            f"expected {what} as a checkpoint of this agent has it, got {reason}"
         ) from error
 
 

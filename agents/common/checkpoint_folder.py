@@ -14,9 +14,10 @@ Nothing in them is code: who opens another's checkpoint runs nothing of it.
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from safetensors import SafetensorError
@@ -33,7 +34,7 @@ WEIGHTS, OPTIMIZER = "weights.safetensors", "optimizer.safetensors"
 SUMS = "SHA256SUMS"
 FILES = (STATE, TENSORS, WEIGHTS, OPTIMIZER)
 
-_NAME = re.compile(r"round-(\d{6,})")
+_NAME = re.compile(r"round-([0-9]{6,})")
 
 
 @dataclass(frozen=True)
@@ -144,12 +145,12 @@ def prune_checkpoints(parent: Path, keep: int) -> None:
 
 
 def _check_sums(folder: Path, names: Iterable[str]) -> None:
-    lines = (folder / SUMS).read_text(encoding="ascii").splitlines()
-    sums: Mapping[str, str] = {
-        name: digest for digest, _, name in (s.partition("  ") for s in lines)
-    }
+    *lines, rest = (folder / SUMS).read_bytes().decode("ascii").split("\n")
+    sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    if rest or set(sums) != set(FILES):
+        raise ValueError(f"{SUMS} does not list the files of a checkpoint")
     for name in names:
-        if sums.get(name) != _sha256(folder / name):
+        if sums[name] != _sha256(folder / name):
             raise ValueError(f"{name} is not what was written (its SHA-256 differs)")
 
 
@@ -171,7 +172,7 @@ def _part(content: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _damaged(folder: Path, error: Exception) -> InvalidInputError:
-    reason = " ".join(str(error).split()) or type(error).__name__
+    reason = shorten(str(error), 300, placeholder=" …") or type(error).__name__
     return InvalidInputError(
         f"expected a complete checkpoint in {folder}, got: {reason}; an older one beside it may be "
         "whole: delete or rename this one to use that"
