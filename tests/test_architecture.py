@@ -44,7 +44,8 @@ ORDER = {
         *("_episodes", "_requests", "_reports", "vector_env", "env", "checker"),
     ),
     "diffusion_gym.wrappers": (
-        *("hindsight", "adapter", "sparse", "uniform", "reward_history", "b2", "coca"),
+        *("hindsight", "base_env", "shaping", "credit", "sparse", "uniform"),
+        *("reward_history", "b2", "coca"),
     ),
     "agents": (
         *("files", "policy", "common", "ppo", "evaluation", "runs", "train", "sample", "evaluate"),

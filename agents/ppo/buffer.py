@@ -1,6 +1,6 @@
 """One round of complete denoising trajectories."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import NamedTuple
 
 import torch
@@ -40,10 +40,11 @@ class Trajectories:
         returns: Return of each episode, ``[B]``.
         valid: False where the reward could not be computed, ``[B]``.
         credit: Share of each step in the return, ``[B, T]``, each row summing to 1.
+        step_weight: What the advantage is multiplied with in each step, P_i, ``[B, T]``.
         step_mask: Steps to train on, ``[B, T]``.
         advantages: Advantage of each episode, ``[B]``.
-        credit_negative: Share of the negative entries in the sum of absolute ones, ``[B]``.
-        credit_guarded: Whether the wrapper that gave credit had to fall back to uniform, ``[B]``.
+        extras: What wrappers measured of each episode, for the log, by name, ``[B]`` float32; NaN
+            where it was not measured.
     """
 
     latents: Tensor
@@ -52,10 +53,10 @@ class Trajectories:
     returns: Tensor
     valid: Tensor
     credit: Tensor
+    step_weight: Tensor
     step_mask: Tensor
     advantages: Tensor
-    credit_negative: Tensor
-    credit_guarded: Tensor
+    extras: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.latents)
@@ -85,19 +86,16 @@ class TrajectoryBuffer:
     def trajectories(self) -> Trajectories:
         """Everything that was added, as one batch."""
         if self._merged is None:
-            fields = Trajectories.__dataclass_fields__
-            self._merged = Trajectories(
-                **{name: torch.cat([getattr(b, name) for b in self._batches]) for name in fields}
-            )
+            self._merged = _joined(self._batches)
             self._batches = [self._merged]
         return self._merged
 
     @property
     def step_advantages(self) -> Tensor:
-        """A_i of every step, ``[B, T]``: what was assigned, else A times the credit from i on."""
+        """A_i of every step, ``[B, T]``: what was assigned, else A P_i."""
         if self._step_advantages is None:
             data = self.trajectories
-            return data.advantages[:, None] * credit_to_go(data.credit)
+            return data.advantages[:, None] * data.step_weight
         return self._step_advantages
 
     @step_advantages.setter
@@ -138,9 +136,13 @@ class TrajectoryBuffer:
         )
 
 
-def credit_to_go(credit: Tensor) -> Tensor:
-    """P_i = Σ_{j≥i} credit_j, ``[B, T]``: undiscounted reward-to-go of a unit return.
-
-    A one-hot credit at the last step (DDPO's terminal reward) gives ones everywhere.
-    """
-    return credit.flip(1).cumsum(1).flip(1)
+def _joined(batches: list[Trajectories]) -> Trajectories:
+    """Several batches as one; an extra that a batch lacks is NaN there."""
+    names = [f.name for f in fields(Trajectories) if f.name != "extras"]
+    columns = {name: torch.cat([getattr(batch, name) for batch in batches]) for name in names}
+    extras = {}
+    for name in dict.fromkeys(name for batch in batches for name in batch.extras):
+        unknown = [torch.full_like(batch.returns, torch.nan) for batch in batches]
+        parts = [b.extras.get(name, nan) for b, nan in zip(batches, unknown, strict=True)]
+        extras[name] = torch.cat(parts)
+    return Trajectories(**columns, extras=extras)

@@ -271,13 +271,14 @@ class DiffusionPPO(PPO):
                 f"the reward could not be computed for {failed:.0%} of this round's images; "
                 f"expected at most {MAX_FAILED_SHARE:.0%}"
             )
+        # A: a wrapper's, or else this agent's own estimate.
         own = data.valid & data.advantages.isnan()
         ids, returns = data.prompt_ids[own].cpu().numpy(), data.returns[own].cpu().numpy()
         estimated = torch.as_tensor(self.advantage_estimator.update(ids, returns))
         data.advantages[own] = estimated.to(data.advantages)
-        data.advantages.nan_to_num_(0.0).clamp_(
-            -self.config.advantage_clip, self.config.advantage_clip
-        )
+        bound = self.config.advantage_clip
+        data.advantages.nan_to_num_(0.0).clamp_(-bound, bound)
+        # A P_i of single steps, brought to one scale.
         if self.step_standardisation is not None:
             standardised = self.step_standardisation(
                 self.rollout_buffer.step_advantages,
@@ -298,8 +299,8 @@ class DiffusionPPO(PPO):
         self.logger.record("rollout/failed_rewards", int((~data.valid).sum()))
         for step, share in enumerate(data.credit.mean(0).tolist()):
             self.logger.record(f"credit/step_{step:02d}", share)
-        self.logger.record("credit/negative", data.credit_negative.mean().item())
-        self.logger.record("credit/guarded", data.credit_guarded.float().mean().item())
+        for name, values in data.extras.items():
+            self.logger.record(f"shaping/{name}", values[~values.isnan()].mean().item())
         self.logger.record("time/rollout_seconds", seconds)
 
     def train(self) -> None:

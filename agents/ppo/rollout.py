@@ -11,8 +11,8 @@ from torch import Tensor
 from agents.common.sb3_vec_env import row_infos
 from agents.policy import UNetPolicy
 from agents.ppo.buffer import Trajectories
-from diffusion_gym.envs.infos import finished_episodes, to_numpy
-from diffusion_gym.wrappers.hindsight import hindsight
+from diffusion_gym.envs.infos import FinishedEpisodes, finished_episodes, to_numpy
+from diffusion_gym.wrappers.hindsight import PROTOCOL_KEYS, hindsight
 
 
 def draw_prompts(
@@ -72,12 +72,12 @@ def collect_batch(
         returns=rewards,
         valid=episodes.reward_valid,
         credit=outcome.credit,
+        step_weight=outcome.step_weight,
         step_mask=outcome.step_mask,
         advantages=(
             torch.full_like(rewards, torch.nan) if outcome.advantage is None else outcome.advantage
         ),
-        credit_negative=episodes.extras.get("credit_negative", torch.zeros_like(rewards)),
-        credit_guarded=episodes.extras.get("credit_guarded", torch.zeros_like(rewards).bool()),
+        extras=_measured(episodes),
     )
     return trajectories, infos
 
@@ -103,6 +103,16 @@ def finished_step(
     for row, reward in zip(rows, rewards.tolist(), strict=True):
         row["episode"] = {"r": reward, "l": length, "t": seconds}
     return {"rewards": rewards, "dones": dones, "infos": rows}
+
+
+def _measured(episodes: FinishedEpisodes) -> dict[str, Tensor]:
+    """The numbers ``[B]`` float32 that wrappers wrote beside the protocol; NaN where they lack."""
+    measured = {}
+    for key, value in episodes.extras.items():
+        if key in PROTOCOL_KEYS or not isinstance(value, Tensor) or value.ndim != 1:
+            continue
+        measured[key] = value.float().masked_fill(~episodes.has(key), torch.nan)
+    return measured
 
 
 def _act(

@@ -3,11 +3,12 @@
 from typing import Any
 
 import numpy as np
+import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 
 from diffusion_gym.errors import InvalidInputError
-from diffusion_gym.wrappers.hindsight import step_rewards
+from diffusion_gym.wrappers.hindsight import credit_of, step_rewards
 
 
 class StepRewards(BaseCallback):
@@ -15,8 +16,9 @@ class StepRewards(BaseCallback):
 
     Its rollout buffer collects the honest rewards 0 … 0, r. When an episode ends, its ``credit``
     is known, and this callback shares the return out among the episode's steps in the buffer, then
-    computes returns and advantages anew. Without credit (`SparseReward`, or no wrapper) nothing
-    changes. ``step_mask`` and ``advantage`` have no place in stock PPO and are not used.
+    computes returns and advantages anew. Of a ``step_weight`` without
+    credit it takes the credit that belongs to it. Without either (`SparseReward`, or no wrapper)
+    nothing changes. ``step_mask`` and ``advantage`` have no place in stock PPO and are not used.
 
     The environment is a `SB3VecEnv`, or single environments in Stable-Baselines3's own vector
     environments, with a credit wrapper. A policy that reports no predicted clean latent, such as
@@ -40,7 +42,10 @@ class StepRewards(BaseCallback):
     def _on_step(self) -> bool:
         position = self.model.rollout_buffer.pos  # this step is not in the buffer yet
         for row in np.flatnonzero(self.locals["dones"]):
-            credit = self.locals["infos"][row].get("credit")
+            info = self.locals["infos"][row]
+            credit = info.get("credit")
+            if credit is None and "step_weight" in info:
+                credit = credit_of(torch.as_tensor(info["step_weight"])[None])[0]
             if credit is not None:
                 self._ended.append((int(row), position, np.asarray(credit)))
         return True

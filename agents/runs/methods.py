@@ -10,9 +10,9 @@ from diffusion_gym.checks import Checked, Count
 from diffusion_gym.errors import unknown_name
 from diffusion_gym.wrappers import (
     B2DiffuRLReward,
-    CoCAReward,
-    SparseReward,
-    UniformCreditReward,
+    VectorCoCAReward,
+    VectorSparseReward,
+    VectorUniformCreditReward,
 )
 from diffusion_gym.wrappers.b2 import RELEASED_HISTORY, released_start
 
@@ -89,17 +89,17 @@ def method(name: str) -> Method:
 
 def _sparse(env: Env, config: ShapingConfig, length: RunLength) -> Env:
     del config, length
-    return SparseReward(env)
+    return VectorSparseReward(env)
 
 
 def _uniform(env: Env, config: ShapingConfig, length: RunLength) -> Env:
     del config, length
-    return UniformCreditReward(env)
+    return VectorUniformCreditReward(env)
 
 
 def _coca(env: Env, config: ShapingConfig, length: RunLength) -> Env:
     del config, length
-    return CoCAReward(env)
+    return VectorCoCAReward(env)
 
 
 def _b2(env: Env, config: ShapingConfig, length: RunLength) -> Env:

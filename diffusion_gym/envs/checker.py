@@ -82,6 +82,11 @@ def _check_step(
         height, width = base.model.image_shape[1:]
         shape = (count, height, width, 3)
         _require(episodes.image.shape == shape, f"expected finished images of shape {shape}")
+        returns = _numpy(episodes.returns)
+        _require(
+            returns.shape == (count,) and returns.dtype == np.float32,
+            f"expected finished returns of shape ({count},) in float32",
+        )
         same_step = base.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
         _require(
             ("final_info" in infos) == same_step,

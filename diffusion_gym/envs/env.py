@@ -168,6 +168,16 @@ class DiffusionT2IEnv(gymnasium.Env[SingleObservation, npt.NDArray[np.float32]])
         """
         self._batch.report(real_numbers("a predicted clean latent", predicted_clean)[None])
 
+    @property
+    def step_index(self) -> npt.NDArray[np.int64]:
+        """The step that the episode is about to make, ``[1]``; T where it has ended."""
+        return self._batch.step_index
+
+    @property
+    def latents(self) -> Tensor:
+        """x_i, ``[1, C, h, w]`` on the model's device; read-only, as the vector environment's."""
+        return self._batch.latents
+
     def get_state(self) -> DenoisingState:
         """A copy of the running episode, a state of one row."""
         return self._batch.get_state()

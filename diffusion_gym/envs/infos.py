@@ -17,8 +17,12 @@ from diffusion_gym.errors import InvalidInputError
 
 Infos = dict[str, Any]
 
-#: What a wrapper may add about a finished episode, see `diffusion_gym.wrappers.hindsight`.
-EXTRA_KEYS = ("credit", "step_mask", "advantage", "credit_negative", "credit_guarded")
+#: What the environment itself says about a finished episode; all else is from wrappers.
+OWN_KEYS = ("prompt_id", "image", "return", "reward_valid", "reward_terms")
+
+#: Where Gymnasium's `RecordEpisodeStatistics` writes. The vector version writes beside
+#: ``final_info`` in same-step autoreset, although it speaks of the episodes that have ended.
+STATISTICS = "episode"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -29,23 +33,37 @@ class FinishedEpisodes:
         rows: Their rows in the batch, ``[N]`` int64.
         prompt_id: Their prompts, ``[N]`` int64.
         image: Decoded images, ``[N, H, W, 3]`` uint8.
+        returns: What the images scored, ``[N]`` float32. A wrapper that changes rewards, such as
+            Gymnasium's ``TransformReward``, does not change this.
         reward_valid: ``[N]`` bool, False where the image could not be scored.
         reward_terms: What the reward is made of, ``[N]`` each.
-        extras: What wrappers wrote, by key: ``credit`` ``[N, T]``, ``step_mask`` ``[N, T]``,
-            ``advantage``, ``credit_negative`` and ``credit_guarded`` ``[N]``; absent keys were
-            not written.
+        extras: All that wrappers wrote about these episodes, by key, ``[N, …]`` each, or a
+            dictionary of such: the hindsight protocol's keys (`diffusion_gym.wrappers.hindsight`),
+            measurements such as CoCA's ``credit_negative``, Gymnasium's ``episode`` statistics, and
+            any key of a wrapper of yours.
+        extras_mask: For the extras that only some of the episodes have: which, ``[N]`` bool. The
+            extra is zero in the others, see `has`.
     """
 
     rows: Any
     prompt_id: Any
     image: Any
+    returns: Any
     reward_valid: Any
     reward_terms: dict[str, Any]
     extras: dict[str, Any]
+    extras_mask: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         """N, the number of episodes."""
         return len(self.rows)
+
+    def has(self, key: str) -> Any:
+        """Which of the episodes have an extra, ``[N]`` bool."""
+        everywhere = self.rows >= 0
+        if key not in self.extras:
+            return ~everywhere
+        return self.extras_mask.get(key, everywhere)
 
 
 def finished_episodes(infos: Mapping[str, Any]) -> FinishedEpisodes:
@@ -67,20 +85,55 @@ def finished_episodes(infos: Mapping[str, Any]) -> FinishedEpisodes:
         raise InvalidInputError(
             f"expected the info of a DiffusionT2I environment, with 'prompt_id', got {list(infos)}"
         )
-    batch = infos.get("final_info", infos) if "_prompt_id" in infos else _batch_of_one(infos)
+    # Bring the three layouts to one: a batch of which some rows have ended.
+    batch = infos if "_prompt_id" in infos else _batch_of_one(infos)
+    if "final_info" in batch:
+        statistics = {key: batch[key] for key in (STATISTICS, f"_{STATISTICS}") if key in batch}
+        batch = statistics | batch["final_info"]
     if "_image" not in batch:
         return _no_episodes(batch["prompt_id"])
     mask = batch["_image"]
+    count = len(mask)
     rows = mask.nonzero().squeeze(1) if isinstance(mask, Tensor) else np.flatnonzero(mask)
-    terms = batch["reward_terms"]
+
+    # Of what wrappers wrote, keep what is about these rows, and note where some of them lack it.
+    extras, extras_mask = {}, {}
+    for key, value in batch.items():
+        if key.startswith("_") or key in OWN_KEYS or not _is_per_row(value, count):
+            continue
+        written = _select(batch.get(f"_{key}", mask), rows)
+        if written.any():
+            extras[key] = _select(value, rows)
+            if not written.all():
+                extras_mask[key] = written
     return FinishedEpisodes(
         rows=rows,
         prompt_id=batch["prompt_id"][rows],
         image=batch["image"][rows],
+        returns=batch["return"][rows],
         reward_valid=batch["reward_valid"][rows],
-        reward_terms={name: terms[name][rows] for name in terms if not name.startswith("_")},
-        extras={key: batch[key][rows] for key in EXTRA_KEYS if key in batch},
+        reward_terms=_select(batch["reward_terms"], rows),
+        extras=extras,
+        extras_mask=extras_mask,
     )
+
+
+def _is_per_row(value: Any, count: int) -> bool:
+    """Whether a value of the infos, or every leaf of it, has an entry for each of B rows."""
+    if isinstance(value, dict):
+        return all(_is_per_row(item, count) for item in value.values())
+    if isinstance(value, Tensor | np.ndarray):
+        return value.ndim > 0 and len(value) == count
+    return False
+
+
+def _select(value: Any, rows: Any) -> Any:
+    """Some rows of an array, or of every array in a dictionary, whose masks are left out."""
+    if isinstance(value, dict):
+        return {key: _select(item, rows) for key, item in value.items() if not key.startswith("_")}
+    if isinstance(value, np.ndarray) and isinstance(rows, Tensor):
+        return value[rows.cpu().numpy()]  # a NumPy wrapper's, around an environment of tensors
+    return value[rows]
 
 
 def _batch_of_one(info: Mapping[str, Any]) -> Infos:
@@ -99,6 +152,7 @@ def _no_episodes(prompt_id: Any) -> FinishedEpisodes:
         rows=none,
         prompt_id=none,
         image=none.reshape(0, 0, 0, 3),
+        returns=none.float() if isinstance(none, Tensor) else none.astype(np.float32),
         reward_valid=none > 0,
         reward_terms={},
         extras={},

@@ -5,6 +5,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+import numpy.typing as npt
 import torch
 from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 from gymnasium.vector import AutoresetMode, VectorEnv
@@ -297,6 +298,23 @@ class DiffusionT2IVectorEnv(VectorEnv[Observation, Any, Any]):
         """
         return self._reports.reported
 
+    @property
+    def step_index(self) -> npt.NDArray[np.int64]:
+        """The step that every row is about to make, ``[B]``; T where its episode has ended."""
+        return self._episodes.step_index.copy()
+
+    @property
+    def latents(self) -> Tensor:
+        """x_i of every row, ``[B, C, h, w]`` float32 on the device: not a copy, so read-only.
+
+        The environment replaces this tensor in every step and never changes it, so that it may be
+        kept.
+
+        Raises:
+            ResetNeeded: Before the first reset.
+        """
+        return self._episodes.latents
+
     def get_state(self) -> DenoisingState:
         """A copy of the running episodes and of the rows' generators.
 
@@ -456,14 +474,18 @@ class DiffusionT2IVectorEnv(VectorEnv[Observation, Any, Any]):
         Returns:
             What the infos say about the episodes that ended.
         """
+        # Decode and score the final latents.
         latents, prompt_ids = self._episodes.latents, self._episodes.prompt_ids[ended]
         images = self.model.decode(latents if len(ended) == self.num_envs else latents[rows])
         result = score(self.reward_function, images, self._table.texts(prompt_ids))
         self.images_scored += len(ended)
         rewards[rows] = result.values
+
+        # Say of these rows what `finished_episodes` reads.
         outcome: Infos = {
             "prompt_id": self._prompt_id[rows],
             "image": to_uint8(images),
+            "return": rewards[rows],
             "reward_valid": result.valid,
             "reward_terms": result.terms,
         }
@@ -471,6 +493,7 @@ class DiffusionT2IVectorEnv(VectorEnv[Observation, Any, Any]):
             del outcome["prompt_id"]  # the running infos have it
             infos = scatter(outcome, rows, self.num_envs)
         else:
+            # Put it aside, since the top level belongs to the episodes that begin now.
             final = {"final_info": outcome}
             infos = scatter(final, rows, self.num_envs)
             final_obs = self._observation()

@@ -17,15 +17,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from gymnasium.vector import VectorEnv
 from torch import Tensor
 
 from diffusion_gym.envs.infos import FinishedEpisodes, Infos, finished_episodes
-from diffusion_gym.envs.state import DenoisingState
-from diffusion_gym.envs.vector_env import DiffusionT2IVectorEnv
 from diffusion_gym.errors import InvalidInputError, unknown_name
-from diffusion_gym.wrappers.adapter import RewardShaping, as_returned, write_outcome
+from diffusion_gym.wrappers.base_env import as_returned, write_outcome
 from diffusion_gym.wrappers.reward_history import RewardHistory, leave_one_out_mean
+from diffusion_gym.wrappers.shaping import VectorShaping
 
 BASELINES = ("history", "branch")
 EPSILON = 1e-8
@@ -38,7 +36,7 @@ RELEASED_STAGES = 100
 RELEASED_HISTORY = 8
 
 
-class B2DiffuRLReward(RewardShaping):
+class B2DiffuRLReward(VectorShaping):
     """Branch-based sampling and progressive training (B²-DiffuRL, arXiv 2503.11240).
 
     Rows come in groups of K consecutive ones. A group starts from one prompt and one noise. While
@@ -90,14 +88,8 @@ class B2DiffuRLReward(RewardShaping):
         all_branches: bool = False,
         history: int = RELEASED_HISTORY,
     ) -> None:
-        if not isinstance(env, VectorEnv):
-            raise InvalidInputError(
-                "B2DiffuRLReward branches rows of a batch: expected a vector environment, as from "
-                f"gymnasium.make_vec('DiffusionT2I-v0', num_envs={branches}), "
-                f"got {type(env).__name__}"
-            )
         super().__init__(env)
-        base = self.unwrapped
+        base = self.base
         if branches < 2 or base.num_envs % branches:
             raise InvalidInputError(
                 f"expected num_envs to be a multiple of branches, which is 2 or more, got "
@@ -115,7 +107,7 @@ class B2DiffuRLReward(RewardShaping):
         self.negative = negative
         self.baseline = baseline
         self.all_branches = all_branches
-        #: Stages that have ended.
+        #: Stages, that is batches, that have ended; j of the current one.
         self.stage = 0
         self._history = RewardHistory(history)
         self._rows: npt.NDArray[np.int64] = np.arange(base.num_envs)
@@ -124,12 +116,12 @@ class B2DiffuRLReward(RewardShaping):
     @property
     def num_trained_steps(self) -> int:
         """The k of the current stage."""
-        num_steps = self.unwrapped.schedule.num_steps
+        num_steps = self.base.schedule.num_steps
         return trained_steps(self.stage, self.stages, self.start, num_steps)
 
-    def acting_rows(self, state: DenoisingState) -> npt.NDArray[np.int64]:
+    def acting_rows(self) -> npt.NDArray[np.int64]:
         """The row whose action each row executes in the next step, ``[B]``."""
-        if self._in_prefix(self._position(state)):
+        if self._in_prefix(self._position()):
             return self._leaders
         return self._rows
 
@@ -148,21 +140,31 @@ class B2DiffuRLReward(RewardShaping):
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, Infos]:
         """Steps all rows, repeating the leaders' actions while the prefix lasts."""
-        base = self.unwrapped
-        position = self._position(base.get_state())
+        base = self.base
+        position = self._position()
+
+        # While the prefix lasts, the leaders act for their groups. A batch of the wrong size is
+        # left to the environment to refuse.
         actions = actions if isinstance(actions, Tensor) else np.asarray(actions)
-        # A batch of the wrong size is left to the environment to refuse.
         if self._in_prefix(position) and len(actions) == base.num_envs:
             actions = actions[self._leaders]
         observation, rewards, terminations, truncations, infos = self.env.step(actions)
-        infos = infos | self._active(position + 1)
+
+        # All rows end together: then branches are selected, and there is no next action to mark.
         episodes = finished_episodes(infos)
-        if len(episodes):
-            rows = torch.as_tensor(episodes.rows, device=base.device)
-            write_outcome(base, infos, self._end_stage(episodes, torch.as_tensor(rewards)), rows)
-            if "final_info" in infos:  # same-step autoreset: the next stage has begun
-                observation, fresh = self._begin_stage()
-                infos = infos | fresh
+        if not len(episodes):
+            return (
+                observation,
+                rewards,
+                terminations,
+                truncations,
+                infos | self._active(position + 1),
+            )
+        rows = torch.as_tensor(episodes.rows, device=base.device)
+        write_outcome(base, infos, self._end_stage(episodes, torch.as_tensor(rewards)), rows)
+        if "final_info" in infos:  # same-step autoreset: the next stage has begun
+            observation, fresh = self._begin_stage()
+            infos = infos | fresh
         return observation, rewards, terminations, truncations, infos
 
     def state_dict(self) -> dict[str, Any]:
@@ -178,13 +180,14 @@ class B2DiffuRLReward(RewardShaping):
 
     def _begin_stage(self) -> tuple[Any, Infos]:
         """Makes every row of a group a copy of its leader."""
-        root = self.unwrapped.get_state().select(self._leaders)
+        root = self.base.get_state().select(self._leaders)
         observation, infos = self.env.reset(options={"state": root})
         return observation, infos | self._active(0)
 
     def _end_stage(self, episodes: FinishedEpisodes, rewards: Tensor) -> dict[str, Tensor]:
         """Selects branches; returns their ``step_mask`` and ``advantage``."""
-        base = self.unwrapped
+        base = self.base
+        # z: how a branch stands among its prompt's rewards, or among its siblings'.
         texts = [base.prompt_text(number) for number in episodes.prompt_id.tolist()]
         values = rewards.cpu().double()
         valid = torch.as_tensor(episodes.reward_valid).cpu()
@@ -193,6 +196,8 @@ class B2DiffuRLReward(RewardShaping):
             groups = (-1, self.branches)
             mean = leave_one_out_mean(values.view(groups), valid.view(groups)).flatten()
         z = torch.where(valid, (values - mean) / (std + EPSILON), torch.nan)
+
+        # Of each group, the branches that stand out; of those, the last k steps.
         if self.all_branches:
             selected = ~z.isnan()
         else:
@@ -206,9 +211,9 @@ class B2DiffuRLReward(RewardShaping):
             "advantage": z.nan_to_num(0.0).float(),
         }
 
-    def _position(self, state: DenoisingState) -> int:
+    def _position(self) -> int:
         """The step that all rows are at."""
-        index = state.step_index
+        index = self.base.step_index
         if (index != index[0]).any():
             raise InvalidInputError(
                 "B2DiffuRLReward goes through whole batches: expected all rows at the same step, "
@@ -217,12 +222,12 @@ class B2DiffuRLReward(RewardShaping):
         return int(index[0])
 
     def _in_prefix(self, position: int) -> bool:
-        num_steps: int = self.unwrapped.schedule.num_steps
+        num_steps = self.base.schedule.num_steps
         return position < num_steps - self.num_trained_steps
 
     def _active(self, position: int) -> Infos:
         """The infos' mark of the rows whose next action counts."""
-        base: DiffusionT2IVectorEnv = self.unwrapped
+        base = self.base
         everywhere = torch.ones(base.num_envs, dtype=torch.bool, device=base.device)
         active = everywhere
         if self._in_prefix(position):

@@ -10,25 +10,22 @@ Notation, following CoCA (arXiv 2505.19196), with steps ``i = 0 … T−1`` in s
 ==================  ==========================================================================
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from diffusion_gym.envs.infos import Infos
-from diffusion_gym.envs.state import DenoisingState
+from diffusion_gym.envs.infos import FinishedEpisodes, Infos
 from diffusion_gym.errors import InvalidInputError, unknown_name
-from diffusion_gym.wrappers.adapter import (
-    BaseEnv,
-    CreditReward,
-    final_latents,
-    num_rows,
-    shapings,
-)
 from diffusion_gym.wrappers.b2 import B2DiffuRLReward
+from diffusion_gym.wrappers.base_env import final_latents, num_rows
+from diffusion_gym.wrappers.credit import CreditReward
 from diffusion_gym.wrappers.hindsight import restrict_credit
+from diffusion_gym.wrappers.shaping import SingleShaping, VectorShaping, shapings
 
 SIMILARITIES = ("predicted_clean", "latent")
 
@@ -88,7 +85,7 @@ class CoCAReward(CreditReward):
             raise InvalidInputError(f"expected alpha from 0 to 1, got {alpha}")
         if not guard > 0:
             raise InvalidInputError(f"expected a guard > 0, got {guard}")
-        base: BaseEnv = self.unwrapped
+        base = self.base
         num_steps = base.schedule.num_steps
         if windows is None:
             windows = RELEASED_WINDOWS if num_steps % RELEASED_WINDOWS == 0 else num_steps
@@ -101,35 +98,29 @@ class CoCAReward(CreditReward):
             num_rows(base), base.schedule.num_steps, base.model.latent_shape, base.model.device
         )
 
-    def _before_step(self) -> None:
-        base: BaseEnv = self.unwrapped
-        state = base.get_state()
-        if (state.step_index == base.schedule.num_steps).any():
+    def before_step(self) -> None:
+        """Keeps what the final latent will be compared with."""
+        base = self.base
+        latents, index = base.latents, base.step_index
+        if (index == base.schedule.num_steps).any():
             return  # the environment refuses the step, with its own words
-        if self.similarity == "latent":
-            self._memory.record(state, state.latents)
-        else:
-            self._memory.record(state, self._reported(base, state))
+        seen = latents if self.similarity == "latent" else self._reported()
+        self._memory.record(latents, index, seen)
 
-    def _after_step(self) -> None:
-        self._memory.follow(self.unwrapped.get_state())
+    def after_step(self) -> None:
+        """Notes where the episodes stand."""
+        base = self.base
+        self._memory.follow(base.latents, base.step_index)
 
-    def _reported(self, base: BaseEnv, state: DenoisingState) -> Tensor:
-        """The policy's x̂0 of the step to come, of the row whose action each row executes."""
-        try:
-            reported = base.reported
-        except InvalidInputError as error:
-            raise InvalidInputError(
-                f"{error}; CoCAReward(similarity='latent') needs no report"
-            ) from error
-        for shaping in shapings(self):
-            if isinstance(shaping, B2DiffuRLReward):
-                reported = reported[shaping.acting_rows(state)]
-        return reported
+    def assign_credit(
+        self, episodes: FinishedEpisodes, step_mask: Tensor, infos: Infos
+    ) -> Mapping[str, Tensor]:
+        """Shares of the gain in similarity, among the steps that are trained."""
+        base = self.base
+        rows = torch.as_tensor(episodes.rows, device=base.model.device)
+        similarities = self._memory.similarities(rows, final_latents(base, infos, rows))
 
-    def _credit(self, rows: Tensor, step_mask: Tensor, infos: Infos) -> dict[str, Tensor]:
-        final = final_latents(self.unwrapped, infos, rows)
-        similarities = self._memory.similarities(rows, final)
+        # The shares over all steps, restricted to the mask; either may need the guard.
         shares = credit_shares(similarities, self.window, self.guard)
         inside = (shares * step_mask).sum(1)
         guarded = (total_gain(similarities, self.window) < self.guard) | (
@@ -141,6 +132,27 @@ class CoCAReward(CreditReward):
             "credit_negative": negative_share(credit).float(),
             "credit_guarded": guarded,
         }
+
+    def _reported(self) -> Tensor:
+        """The policy's x̂0 of the step to come, of the row whose action each row executes."""
+        try:
+            reported = self.base.reported
+        except InvalidInputError as error:
+            raise InvalidInputError(
+                f"{error}; CoCAReward(similarity='latent') needs no report"
+            ) from error
+        for shaping in shapings(self):
+            if isinstance(shaping, B2DiffuRLReward):
+                reported = reported[shaping.acting_rows()]
+        return reported
+
+
+class SingleCoCAReward(CoCAReward, SingleShaping, form_of=CoCAReward):
+    """`CoCAReward` of a single environment."""
+
+
+class VectorCoCAReward(CoCAReward, VectorShaping, form_of=CoCAReward):
+    """`CoCAReward` of a vector environment."""
 
 
 class EpisodeMemory:
@@ -156,24 +168,38 @@ class EpisodeMemory:
     def __init__(
         self, rows: int, num_steps: int, latent_shape: tuple[int, ...], device: torch.device
     ) -> None:
+        #: What was seen in each step so far, ``[B, T, C, h, w]``.
         self._values = torch.zeros(rows, num_steps, *latent_shape, device=device)
         self._rows = torch.arange(rows, device=device)
-        # Whether all steps so far were seen; kept on the device, so that no step waits for it.
+        #: Whether all steps so far were seen, ``[B]``; kept on the device, so that no step waits
+        #: for it.
         self._complete = torch.zeros(rows, dtype=torch.bool, device=device)
+        #: Where the episodes stood after the last step: x_i, the environment's own tensor, and i.
         self._latents = torch.zeros(rows, *latent_shape, device=device)
         self._next = torch.zeros(rows, dtype=torch.int64, device=device)
 
-    def record(self, state: DenoisingState, values: Tensor) -> None:
-        """Keeps ``values`` ``[B, C, h, w]`` of the step that ``state`` is about to make."""
-        index = torch.from_numpy(state.step_index).to(self._rows.device)
-        same = (state.latents == self._latents).flatten(1).all(1) & (index == self._next)
+    def record(self, latents: Tensor, step_index: npt.NDArray[np.int64], values: Tensor) -> None:
+        """Keeps what was seen of the step that the episodes are about to make.
+
+        An episode that is not where the last step left it is another one, of which earlier steps
+        may be missing, unless it is at its first.
+
+        Args:
+            latents: x_i, ``[B, C, h, w]``; the environment never changes it in place.
+            step_index: i, ``[B]``.
+            values: What to keep, ``[B, C, h, w]``.
+        """
+        index = torch.from_numpy(step_index).to(self._rows.device)
+        same = index == self._next
+        if latents is not self._latents:
+            same &= (latents == self._latents).flatten(1).all(1)
         self._complete = (index == 0) | (self._complete & same)
         self._values[self._rows, index] = values
 
-    def follow(self, state: DenoisingState) -> None:
+    def follow(self, latents: Tensor, step_index: npt.NDArray[np.int64]) -> None:
         """Notes where the episodes stand, to recognise them in the next step."""
-        self._latents = state.latents
-        self._next = torch.from_numpy(state.step_index).to(self._rows.device)
+        self._latents = latents
+        self._next = torch.from_numpy(step_index).to(self._rows.device)
 
     def similarities(self, rows: Tensor, final: Tensor) -> Tensor:
         """s_0 … s_T of episodes that ended, ``[N, T+1]`` float64 on the CPU.

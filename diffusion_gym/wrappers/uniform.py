@@ -1,13 +1,15 @@
 """The control for every learned or measured credit: the same for each step."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from diffusion_gym.envs.infos import Infos
-from diffusion_gym.wrappers.adapter import CreditReward
+from diffusion_gym.envs.infos import FinishedEpisodes, Infos
+from diffusion_gym.wrappers.credit import CreditReward
 from diffusion_gym.wrappers.hindsight import restrict_credit
+from diffusion_gym.wrappers.shaping import SingleShaping, VectorShaping
 
 
 class UniformCreditReward(CreditReward):
@@ -26,7 +28,18 @@ class UniformCreditReward(CreditReward):
     def __init__(self, env: Any) -> None:
         super().__init__(env)
 
-    def _credit(self, rows: Tensor, step_mask: Tensor, infos: Infos) -> dict[str, Tensor]:
-        del rows, infos
+    def assign_credit(
+        self, episodes: FinishedEpisodes, step_mask: Tensor, infos: Infos
+    ) -> Mapping[str, Tensor]:
+        """The same for each step that is trained."""
+        del episodes, infos
         equal = torch.full(step_mask.shape, 1 / step_mask.shape[1], dtype=torch.float64)
         return {"credit": restrict_credit(equal, step_mask).float()}
+
+
+class SingleUniformCreditReward(UniformCreditReward, SingleShaping, form_of=UniformCreditReward):
+    """`UniformCreditReward` of a single environment."""
+
+
+class VectorUniformCreditReward(UniformCreditReward, VectorShaping, form_of=UniformCreditReward):
+    """`UniformCreditReward` of a vector environment."""

@@ -1,6 +1,7 @@
 import torch
 
-from agents.ppo.buffer import Trajectories, TrajectoryBuffer, credit_to_go
+from agents.ppo.buffer import Trajectories, TrajectoryBuffer
+from diffusion_gym.wrappers import credit_to_go
 
 
 def trajectories(count: int = 3, steps: int = 4, **changes: torch.Tensor) -> Trajectories:
@@ -12,10 +13,9 @@ def trajectories(count: int = 3, steps: int = 4, **changes: torch.Tensor) -> Tra
         "returns": torch.zeros(count),
         "valid": torch.ones(count, dtype=torch.bool),
         "credit": torch.eye(steps)[-1].repeat(count, 1),
+        "step_weight": torch.ones(count, steps),
         "step_mask": torch.ones(count, steps, dtype=torch.bool),
         "advantages": torch.tensor([1.0, -2.0, 3.0])[:count],
-        "credit_negative": torch.zeros(count),
-        "credit_guarded": torch.zeros(count, dtype=torch.bool),
     }
     return Trajectories(**(fields | changes))
 
@@ -42,10 +42,10 @@ def test_terminal_reward_gives_every_step_the_whole_advantage() -> None:
     assert batch.advantages.tolist() == [1.0] * 4 + [-2.0] * 4 + [3.0] * 4
 
 
-def test_a_step_gets_the_credit_from_itself_on() -> None:
-    credit = torch.tensor([[0.5, 0.25, -0.25, 0.5]])
-    assert credit_to_go(credit).tolist() == [[1.0, 0.5, 0.25, 0.5]]
-    buffer = filled(trajectories(1, credit=credit, advantages=torch.tensor([2.0])))
+def test_a_step_gets_the_advantage_times_its_weight() -> None:
+    weight = credit_to_go(torch.tensor([[0.5, 0.25, -0.25, 0.5]]))
+    assert weight.tolist() == [[1.0, 0.5, 0.25, 0.5]]
+    buffer = filled(trajectories(1, step_weight=weight, advantages=torch.tensor([2.0])))
     assert buffer.minibatch(torch.arange(4)).advantages.tolist() == [2.0, 1.0, 0.5, 1.0]
 
 
@@ -67,3 +67,14 @@ def test_batches_are_joined_and_forgotten() -> None:
     buffer.reset()
     buffer.add(trajectories(1))
     assert len(buffer.trajectories) == 1
+
+
+def test_extras_that_a_batch_lacks_are_unknown_there() -> None:
+    first, second = torch.tensor([0.5, 1.0]), torch.tensor([3.0])
+    one, two = trajectories(2), trajectories(1)
+    one.extras, two.extras = {"a": first}, {"b": second}
+    extras = filled(one, two, trajectories(1)).trajectories.extras
+    assert extras["a"][:2].tolist() == [0.5, 1.0]
+    assert extras["b"][2].item() == 3.0
+    assert extras["a"].isnan().tolist() == [False, False, True, True]
+    assert extras["b"].isnan().tolist() == [True, True, False, True]

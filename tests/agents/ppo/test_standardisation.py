@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from agents.ppo.buffer import credit_to_go
 from agents.ppo.standardisation import StepStandardisation, group_moments, pooled_moments
 from diffusion_gym.errors import DiffusionGymError
+from diffusion_gym.wrappers import credit_to_go
 
 EVERYTHING = torch.ones(2, 2, dtype=torch.bool)
 

@@ -11,9 +11,14 @@ from stable_baselines3.common.logger import KVWriter, Logger
 
 from agents.common.checkpoint import save_checkpoint
 from agents.ppo import DiffusionPPO
-from agents.ppo.buffer import credit_to_go
 from diffusion_gym.errors import DiffusionGymError
-from diffusion_gym.wrappers import B2DiffuRLReward, CoCAReward, UniformCreditReward
+from diffusion_gym.wrappers import (
+    B2DiffuRLReward,
+    CoCAReward,
+    UniformCreditReward,
+    VectorUniformCreditReward,
+    credit_to_go,
+)
 
 LAST_STEP = (1, 1000)
 
@@ -60,7 +65,7 @@ def test_agents_that_ignore_the_marks_get_branches_at_the_full_cost() -> None:
     assert torch.equal(data.latents[0, :STEPS], data.latents[1, :STEPS])
 
 
-class Unmarked(UniformCreditReward):
+class Unmarked(VectorUniformCreditReward):
     """Hides the marks."""
 
     def reset(self, **kwargs: Any) -> Any:
@@ -158,17 +163,20 @@ class Columns(KVWriter):
         pass
 
 
-def test_how_much_credit_is_negative_or_guarded_is_logged_in_every_round() -> None:
-    def logged(env: Any) -> list[dict[str, Any]]:
-        agent, columns = make_agent(env), Columns()
-        agent.set_logger(Logger(None, [columns]))
-        agent.learn(8)
-        return columns.rounds
+def logged(env: Any) -> list[dict[str, Any]]:
+    agent, columns = make_agent(env), Columns()
+    agent.set_logger(Logger(None, [columns]))
+    agent.learn(8)
+    return columns.rounds
 
-    plain, guarded = logged(make_env()), logged(CoCAReward(make_env(), windows=STEPS, guard=10.0))
-    for rounds, share in ((plain, 0.0), (guarded, 1.0)):  # no sum of gains reaches 10
-        assert [row["credit/guarded"] for row in rounds] == [share] * 2
-        assert [row["credit/negative"] for row in rounds] == [0.0] * 2
+
+def test_what_a_wrapper_measures_is_logged_in_every_round() -> None:
+    guarded = logged(CoCAReward(make_env(), windows=STEPS, guard=10.0))
+    assert [row["shaping/credit_guarded"] for row in guarded] == [1.0] * 2  # no sum reaches 10
+    assert [row["shaping/credit_negative"] for row in guarded] == [0.0] * 2
     negative = logged(CoCAReward(make_env(), windows=STEPS, similarity="latent", guard=1e-6))
-    assert all(0 <= row["credit/negative"] < 1 for row in negative)
-    assert {frozenset(row) for row in [*plain, *guarded, *negative]} == {frozenset(plain[0])}
+    assert all(0 <= row["shaping/credit_negative"] < 1 for row in negative)
+    assert {frozenset(row) for row in [*guarded, *negative]} == {frozenset(guarded[0])}
+    plain = logged(make_env())
+    assert not any(name.startswith("shaping/") for row in plain for name in row)
+    assert {frozenset(row) for row in plain} == {frozenset(plain[0])}

@@ -93,7 +93,8 @@ def test_an_episode_has_t_steps_and_terminates():
         assert terminated or reward == 0.0
     assert seen == env.unwrapped.schedule.timesteps.tolist()
     assert observation["timestep"].tolist() == [0.0]
-    assert set(info) == {"prompt_id", "image", "reward_valid", "reward_terms"}
+    assert set(info) == {"prompt_id", "image", "return", "reward_valid", "reward_terms"}
+    assert info["return"] == np.float32(reward)
     assert info["image"].shape == (64, 64, 3)
     assert info["image"].dtype == np.uint8
     assert info["reward_valid"] is True

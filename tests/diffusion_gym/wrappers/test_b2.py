@@ -299,7 +299,7 @@ def test_bad_settings(settings, message):
 
 
 def test_a_single_environment_is_refused():
-    with pytest.raises(InvalidInputError, match=r"make_vec\('DiffusionT2I-v0', num_envs=5\), got"):
+    with pytest.raises(InvalidInputError, match=r"make_vec\('DiffusionT2I-v0'\), got OrderEnf"):
         B2DiffuRLReward(make())
 
 

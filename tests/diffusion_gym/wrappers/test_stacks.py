@@ -161,16 +161,6 @@ def test_a_recipe_rebuilds_the_wrapper():
     assert isinstance(again, UniformCreditReward)
 
 
-def test_subclasses_and_names():
-    class MyCoCA(CoCAReward):
-        """A user's own."""
-
-    wrapped = MyCoCA(make_vec(2), windows=1)
-    assert isinstance(wrapped, MyCoCA)
-    assert repr(wrapped).startswith("<MyCoCA, DiffusionT2IVectorEnv")
-    assert str(CoCAReward(make(), windows=1)).startswith("<CoCAReward<")
-
-
 @pytest.mark.parametrize(
     ("stack", "message"),
     [
