@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from rich.console import Console
 
 from agents.evaluation import evaluate
 from agents.evaluation.pictures import before_after
@@ -23,7 +22,7 @@ from agents.runs.builders import (
 )
 from agents.runs.report import figures, print_comparison
 from agents.runs.run_folder import RunFolder, write_json
-from agents.runs.screen import say
+from agents.runs.screen import Screen, say
 from diffusion_gym.checks import Checked, Count
 
 
@@ -61,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = cli.parse(
         EvaluateOptions, arguments, command="python -m agents.evaluate", description=__doc__
     )
-    console = Console()
+    console = Screen()
     run = RunFolder.open(options.run)
     settings = run.settings
 

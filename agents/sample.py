@@ -6,14 +6,13 @@ from pathlib import Path
 
 import tyro
 from PIL import Image
-from rich.console import Console
 
 from agents.evaluation import evaluate
 from agents.evaluation.pictures import image_sheet
 from agents.runs import cli
 from agents.runs.builders import base_policy, load_policy, make_env
 from agents.runs.run_folder import RunFolder
-from agents.runs.screen import say
+from agents.runs.screen import Screen, say
 from diffusion_gym.checks import Checked, Count, Seed
 from diffusion_gym.errors import InvalidInputError
 
@@ -74,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     images = result.images.reshape(count, *result.images.shape[2:])
     image_sheet(images, options.samples, output, scale=options.scale)
-    say(Console(), f"{count} images: {output}")
+    say(Screen(), f"{count} images: {output}")
     return 0
 
 

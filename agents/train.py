@@ -4,12 +4,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rich.console import Console
-
 from agents.runs import cli
 from agents.runs.methods import METHODS
 from agents.runs.presets import preset_names
 from agents.runs.run_folder import RunFolder
+from agents.runs.screen import Screen
 from agents.runs.settings import TrainSettings
 from agents.runs.training import Training
 from diffusion_gym.checks import Checked
@@ -46,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Trains, or continues a run; returns the exit status (130 after Ctrl-C)."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     choice, others = cli.parse_known(Choice, given)
-    console = Console()
+    console = Screen()
     if choice.resume is None:
         return Training(read_settings(given), console).run()
     named = [

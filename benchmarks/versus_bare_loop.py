@@ -51,8 +51,8 @@ def train_agent(seed: int, images: int) -> dict[str, Any]:
         curve = [(row["time/seconds"], row["rollout/reward_mean"]) for row in run.metrics()]
     return {
         "curve": curve,
-        "before": summary["held_out_before"],
-        "after": summary["held_out_after"],
+        "before": summary["reward_before"],
+        "after": summary["reward_after"],
         "difference": [summary[f"difference{end}"] for end in ("_low", "", "_high")],
     }
 

@@ -61,7 +61,7 @@ ORDER = {
     ),
     "agents.evaluation": ("diversity", "image_metrics", "evaluation", "pictures"),
     "agents.runs": (
-        *("presets", "methods", "recommended", "settings", "run_folder", "builders"),
+        *("presets", "methods", "recommended", "settings", "record", "run_folder", "builders"),
         *("screen", "callbacks", "live", "report", "training", "cli"),
     ),
     "agents.runs.presets": (),

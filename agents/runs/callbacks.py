@@ -1,6 +1,8 @@
-"""Callbacks for a training run: checkpoints, evaluations, and an orderly end on Ctrl-C."""
+"""Callbacks for a training run: checkpoints, evaluations, and an end in good order."""
 
 import signal
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,24 +16,35 @@ from agents.ppo import DiffusionPPO
 
 
 class Checkpoints(BaseCallback):
-    """Writes a checkpoint every so many rounds, before the first one, and at the end.
+    """Writes a checkpoint every so many rounds or minutes, before the first one, and at the end.
 
     A checkpoint is only ever written between two rounds: the rollout's start is the first moment
     after an update that Stable-Baselines3 tells callbacks about.
 
     Args:
         folder: Parent of the checkpoints.
-        every: Rounds between them.
+        every: Most rounds between them.
+        minutes: Most minutes between them, to whole rounds.
         keep: How many to keep.
         saved_round: The round of the checkpoint that the agent was resumed from.
     """
 
     model: DiffusionPPO
 
-    def __init__(self, folder: Path, every: int, keep: int, saved_round: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        every: int,
+        minutes: float,
+        keep: int,
+        saved_round: int | None = None,
+    ) -> None:
         super().__init__()
         self.folder = folder
         self.every = every
+        self.minutes = minutes
+        self.saved_at = time.monotonic()
         self.keep = keep
         self.saved_round = saved_round
 
@@ -40,10 +53,12 @@ class Checkpoints(BaseCallback):
         if self.saved_round != self.model.rounds:
             save_checkpoint(self.model, self.folder / f"round-{self.model.rounds:06d}")
             self.saved_round = self.model.rounds
+            self.saved_at = time.monotonic()
             prune_checkpoints(self.folder, self.keep)
 
     def _on_rollout_start(self) -> None:
-        if self.model.rounds % self.every == 0:
+        waited = time.monotonic() - self.saved_at
+        if self.model.rounds % self.every == 0 or waited >= 60 * self.minutes:
             self.save()
 
     def _on_step(self) -> bool:
@@ -77,10 +92,15 @@ class Evaluations(BaseCallback):
         return True
 
 
-class StopOnInterrupt(BaseCallback):
-    """Turns the first Ctrl-C into a checkpoint after the current round, and stops there.
+SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "Asked to end (SIGTERM)"}
+"""What ends a run in good order: a person, or a job scheduler."""
 
-    A second Ctrl-C stops at once, leaving the last checkpoint.
+
+class StopOnSignal(BaseCallback):
+    """Turns the first Ctrl-C or SIGTERM into a checkpoint after the current round, and stops there.
+
+    A second one stops at once, leaving the last checkpoint. Outside the main thread, where Python
+    cannot be told of signals, it does nothing.
 
     Args:
         checkpoints: Writes the checkpoint.
@@ -89,24 +109,26 @@ class StopOnInterrupt(BaseCallback):
 
     model: DiffusionPPO
 
-    def __init__(self, checkpoints: Checkpoints, announce: Any) -> None:
+    def __init__(self, checkpoints: Checkpoints, announce: Callable[[str], None]) -> None:
         super().__init__()
         self.checkpoints = checkpoints
         self.announce = announce
-        self.interrupted = False
-        self._previous: Any = None
+        self.asked = False
+        self._previous: dict[int, Any] = {}
 
     def _on_training_start(self) -> None:
-        self._previous = signal.signal(signal.SIGINT, self._on_signal)
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
 
     def _on_signal(self, number: int, frame: Any) -> None:
-        del number, frame
-        self.interrupted = True
-        signal.signal(signal.SIGINT, self._previous)
-        self.announce("Ctrl-C: finishing this round, then saving. Press again to stop at once.")
+        del frame
+        self.asked = True
+        self._restore()
+        name = SIGNALS[signal.Signals(number)]
+        self.announce(f"{name}: finishing this round, then saving. Once more stops at once.")
 
     def _on_rollout_start(self) -> None:
-        if self.interrupted:
+        if self.asked:
             self.checkpoints.save()
             self.model.stopping = True
 
@@ -114,4 +136,9 @@ class StopOnInterrupt(BaseCallback):
         return True
 
     def _on_training_end(self) -> None:
-        signal.signal(signal.SIGINT, self._previous)
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}

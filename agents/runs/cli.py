@@ -53,7 +53,7 @@ def parse(
             args=None if arguments is None else list(arguments),
             prog=command,
             description=description,
-            config=(tyro.conf.OmitArgPrefixes,),
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.PositionalMetavarFromFieldName),
             **given,
         )
     return parsed

@@ -1,6 +1,6 @@
 """What a person sees while a run is under way."""
 
-import time
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console, Group
@@ -19,12 +19,15 @@ class LiveView(KVWriter):
     Args:
         console: Where to draw.
         images: Images of the whole run.
-        rewards: Mean rewards of the rounds before a resumption.
+        done: Images drawn before a resumption.
+        rewards: Mean rewards of the rounds until then.
     """
 
-    def __init__(self, console: Console, images: int, rewards: list[float]) -> None:
+    def __init__(
+        self, console: Console, images: int, done: int = 0, rewards: Sequence[float] = ()
+    ) -> None:
         self.console = console
-        self.rewards = rewards
+        self.rewards = list(rewards)
         self.progress = Progress(
             TextColumn("[bold]training"),
             BarColumn(),
@@ -33,13 +36,12 @@ class LiveView(KVWriter):
             TimeRemainingColumn(),
             console=console,
         )
-        self.task = self.progress.add_task("training", total=images)
+        self.task = self.progress.add_task("training", total=images, completed=done)
         self.live = Live(self.progress, console=console, refresh_per_second=4)
 
     def __enter__(self) -> "LiveView":
         if self.console.is_terminal:
             self.live.start()
-        self.started = time.perf_counter()
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -106,8 +106,8 @@ def summarise(
     difference = paired_difference(before.rewards, after.rewards)
     return {
         "reward": reward,
-        "held_out_before": _number(mean(before.rewards)),
-        "held_out_after": _number(mean(after.rewards)),
+        "reward_before": _number(mean(before.rewards)),
+        "reward_after": _number(mean(after.rewards)),
         "difference": _number(difference.mean),
         "difference_low": _number(difference.low),
         "difference_high": _number(difference.high),

@@ -1,16 +1,20 @@
 """The folder that a training run leaves behind."""
 
 import csv
+import fcntl
 import itertools
 import json
 import shlex
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from stable_baselines3.common.logger import KVWriter
 
 from agents.common.checkpoint_folder import latest_checkpoint
-from agents.files import atomic
+from agents.files import atomic, is_leftover
 from agents.runs.settings import TrainSettings
 from diffusion_gym.errors import InvalidInputError
 
@@ -27,7 +31,7 @@ class RunFolder:
     ::
 
         settings.json    the resolved settings
-        record.json      versions and hashes of what was used
+        record.json      versions and hashes of what was used, at each start
         metrics.csv      one row per round
         before.npz       evaluation of the base model
         summary.json     the final figures
@@ -42,8 +46,10 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.made = False
         self.settings_file = path / "settings.json"
         self.record_file = path / "record.json"
+        self.lock_file = path / ".lock"
         self.metrics_file = path / "metrics.csv"
         self.before_file = path / "before.npz"
         self.summary_file = path / "summary.json"
@@ -63,7 +69,7 @@ class RunFolder:
         """
         output = settings.run.output
         if output and (found := Path(output).expanduser()).exists():
-            if not found.is_dir() or any(found.iterdir()):
+            if not found.is_dir() or any(not is_leftover(entry) for entry in found.iterdir()):
                 raise InvalidInputError(
                     f"expected a new or empty run folder, got {found}, which is in use; continue "
                     f"that run with --resume {shlex.quote(str(found))}, or name another with "
@@ -71,8 +77,10 @@ class RunFolder:
                 )
         try:
             path = Path(output).expanduser() if output else _new_folder(settings)
+            made = not output or not path.exists()
             path.mkdir(parents=True, exist_ok=True)
             run = cls(path)
+            run.made = made
             write_json(run.settings_file, settings.flat())
         except OSError as error:
             raise InvalidInputError(
@@ -128,11 +136,56 @@ class RunFolder:
         with self.metrics_file.open(newline="") as stream:
             rows = csv.reader(stream)
             columns = next(rows, [])
-            return [
-                {name: float(cell) for name, cell in zip(columns, row, strict=True) if cell}
-                for row in rows
-                if len(row) == len(columns)  # a full disk, or a kill, cuts the last one
-            ]
+            try:
+                return [
+                    {name: float(cell) for name, cell in zip(columns, row, strict=True) if cell}
+                    for row in rows
+                    if len(row) == len(columns)  # a full disk, or a kill, cuts the last one
+                ]
+            except (ValueError, csv.Error) as error:
+                raise InvalidInputError(
+                    f"expected a table of numbers in {self.metrics_file}, got: {error}"
+                ) from error
+
+    def discard(self) -> None:
+        """Removes what a run that failed at once has left, and the folder if the run made it."""
+        if self.made:
+            shutil.rmtree(self.path)
+            return
+        for file in (self.settings_file, self.record_file):
+            file.unlink(missing_ok=True)
+
+    def records(self) -> list[dict[str, Any]]:
+        """What was recorded at the start of the run and whenever it went on.
+
+        Raises:
+            InvalidInputError: The file is damaged.
+        """
+        if not self.record_file.is_file():
+            return []
+        try:
+            records = json.loads(self.record_file.read_text(encoding="utf-8"))["parts"]
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise InvalidInputError(
+                f"expected the record of a training run in {self.record_file}, got: {error!r}"
+            ) from error
+        return list(records)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other processes from going on with this run meanwhile.
+
+        Raises:
+            InvalidInputError: One is at it.
+        """
+        with self.lock_file.open("a") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise InvalidInputError(
+                    f"another process is training the run in {self.path}: expected one at a time"
+                ) from error
+            yield
 
     def mean_credit(self) -> list[float]:
         """Each denoising step's share of the return, ``[T]``, a mean over the rounds."""
@@ -168,7 +221,7 @@ class MetricsFile(KVWriter):
         columns = sorted(key_values)
         if self.path.is_file():
             with self.path.open(newline="") as stream:
-                columns = next(csv.reader(stream))
+                columns = next(csv.reader(stream), columns)
         with self.path.open("a", newline="") as stream:
             writer = csv.DictWriter(stream, columns, extrasaction="ignore", lineterminator="\n")
             if stream.tell() == 0:

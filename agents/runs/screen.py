@@ -1,10 +1,22 @@
 """What is written to the terminal: texts of users are never markup, and never control it."""
 
+import os
 import shlex
+import sys
 from collections.abc import Sequence
 
 from rich.console import Console
 from rich.text import Text
+
+
+class Screen(Console):
+    """A console whose reader may go away, as ``| head`` does, without ending what is going on."""
+
+    def on_broken_pipe(self) -> None:
+        """Goes on in silence."""
+        self.quiet = True
+        sink = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(sink, sys.stdout.fileno())  # else Python complains when it flushes at its end
 
 
 def plain(text: str, style: str = "") -> Text:

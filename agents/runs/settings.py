@@ -11,7 +11,7 @@ from agents.ppo.config import PPOConfig
 from agents.runs.methods import RunLength, ShapingConfig
 from agents.runs.presets import load_preset
 from agents.runs.recommended import recommended
-from diffusion_gym.checks import Checked, Count, CountOrNone, Seed
+from diffusion_gym.checks import Checked, Count, CountOrNone, Positive, Seed
 from diffusion_gym.envs import EnvConfig
 from diffusion_gym.errors import unknown_name
 
@@ -37,7 +37,10 @@ class RunConfig(Checked):
     """Run folder; by default runs/REWARD-seedN[-K]."""
 
     checkpoint_every: Count = 5
-    """Rounds between checkpoints."""
+    """Most rounds between checkpoints."""
+
+    checkpoint_minutes: Positive = 10.0
+    """Most minutes between them, to whole rounds."""
 
     keep_checkpoints: Count = 2
     """Checkpoints to keep."""

@@ -1,9 +1,7 @@
 """One training run, from its first evaluation to its report."""
 
 import dataclasses
-import shutil
-from importlib.metadata import version
-from typing import Any
+from contextlib import ExitStack
 
 from rich.console import Console
 from stable_baselines3.common.callbacks import CallbackList
@@ -14,7 +12,6 @@ from agents.evaluation import Evaluation
 from agents.policy import UNetPolicy, export
 from agents.ppo import DiffusionPPO
 from agents.runs.builders import (
-    HELD_OUT,
     base_env,
     base_policy,
     evaluate_run,
@@ -25,16 +22,14 @@ from agents.runs.builders import (
     make_image_metrics,
     save_evaluation,
 )
-from agents.runs.callbacks import Checkpoints, Evaluations, StopOnInterrupt
+from agents.runs.callbacks import Checkpoints, Evaluations, StopOnSignal
 from agents.runs.live import LiveView
 from agents.runs.methods import shape_rewards
+from agents.runs.record import check_same, describe
 from agents.runs.report import write_report
 from agents.runs.run_folder import MetricsFile, RunFolder, write_json
 from agents.runs.screen import command, say
 from agents.runs.settings import TrainSettings
-from diffusion_gym.envs import DiffusionT2IVectorEnv
-
-PACKAGES = ("diffusion-gym", "torch", "diffusers", "transformers", "gymnasium", "stable-baselines3")
 
 
 class Training:
@@ -59,6 +54,9 @@ class Training:
         self, settings: TrainSettings, console: Console, run: RunFolder | None = None
     ) -> None:
         self.console = console
+        self._lock = ExitStack()  # let go of when `run` ends, or with this object
+        if run is not None:
+            self._lock.enter_context(run.locked())
 
         # 1. What is trained on, and what is evaluated on. The environment knows the model's own
         #    defaults: from here on the settings have them, too.
@@ -67,11 +65,15 @@ class Training:
         self.settings = settings = dataclasses.replace(settings, env=base.config)
         self.reward = base.reward_function.name
         prompts = evaluation_prompts(self.env)
-        self.where = "held-out" if str(prompts).endswith(HELD_OUT) else "training"
+        self.where = "training" if prompts == base.config.prompts else "held-out"
         self.eval_env = make_env(settings, prompts=prompts)
         self.image_metrics = make_image_metrics(self.eval_env, self.reward)
 
-        # 2. The agent, new or from the newest checkpoint.
+        # 2. The agent, new or from the newest checkpoint of the very same run.
+        record = describe(base, settings)
+        records = run.records() if run else []
+        if records:
+            check_same(records[0], record)
         checkpoints = checkpoints_in(run.checkpoints) if run else []
         if run and checkpoints:
             self.agent = DiffusionPPO.resume(checkpoints[-1], self.env)
@@ -82,11 +84,18 @@ class Training:
 
         # 3. The folder, last: whatever cannot work has failed by now and left nothing behind.
         self.is_new = run is None
-        self.run_folder = run or RunFolder.create(settings)
-        write_json(self.run_folder.record_file, _record(base))
+        if run is None:
+            run = RunFolder.create(settings)
+            self._lock.enter_context(run.locked())
+        self.run_folder = run
+        write_json(run.record_file, {"parts": [*records, record]})
 
     def run(self) -> int:
         """Evaluates, trains, evaluates again, reports; returns the exit status."""
+        with self._lock:
+            return self._run()
+
+    def _run(self) -> int:
         model, images = self.settings.env.model, self.settings.run.images
         say(
             self.console,
@@ -94,8 +103,7 @@ class Training:
             heading=self.reward,
             style="bold",
         )
-        if not self.run_folder.before_file.is_file():
-            self._evaluate_before()
+        before = self._before()
         if not self._train():
             self.console.print("[bold]Stopped and saved.[/] Continue with:")
             resume = ("python", "-m", "agents.train", "--resume", self.run_folder.path)
@@ -104,7 +112,7 @@ class Training:
         export(self.agent.policy, self.run_folder.exported)
         write_report(
             self.run_folder,
-            load_evaluation(self.run_folder),
+            before,
             self._evaluate(self.agent.policy),
             self.reward,
             self.where,
@@ -112,18 +120,22 @@ class Training:
         )
         return 0
 
-    def _evaluate_before(self) -> None:
-        """Evaluates the base model; where that fails, a new run leaves nothing behind."""
+    def _before(self) -> Evaluation:
+        """The base model's evaluation; a new run that cannot make it leaves nothing behind."""
+        if self.run_folder.before_file.is_file():
+            return load_evaluation(self.run_folder)
         policy = base_policy(self.agent.policy) if self.resumed else self.agent.policy
         try:
-            save_evaluation(self._evaluate(policy), self.run_folder)
+            evaluation = self._evaluate(policy)
+            save_evaluation(evaluation, self.run_folder)
         except BaseException:
             if self.is_new:
-                shutil.rmtree(self.run_folder.path)
+                self.run_folder.discard()
             raise
+        return evaluation
 
     def _train(self) -> bool:
-        """Trains to the end; False where Ctrl-C came first."""
+        """Trains to the end; False where somebody asked to stop before."""
         images = self.settings.run.images
         remaining = images - self.agent.num_timesteps
         if remaining <= 0:
@@ -132,18 +144,19 @@ class Training:
         # 1. What happens between the rounds.
         checkpoints = Checkpoints(
             self.run_folder.checkpoints,
-            self.settings.run.checkpoint_every,
-            self.settings.run.keep_checkpoints,
+            every=self.settings.run.checkpoint_every,
+            minutes=self.settings.run.checkpoint_minutes,
+            keep=self.settings.run.keep_checkpoints,
             saved_round=self.agent.rounds if self.resumed else None,
         )
-        interrupt = StopOnInterrupt(checkpoints, lambda text: say(self.console, text))
+        stop = StopOnSignal(checkpoints, lambda text: say(self.console, text))
         evaluations = Evaluations(
             lambda: self._measure(self.agent.policy), self.settings.evaluation.eval_every
         )
 
         # 2. The rounds, seen on the screen, in metrics.csv and in TensorBoard.
         earlier = [row["rollout/reward_mean"] for row in self.run_folder.metrics()]
-        with LiveView(self.console, images, earlier) as live:
+        with LiveView(self.console, images, self.agent.num_timesteps, earlier) as live:
             outputs: list[KVWriter] = [
                 MetricsFile(self.run_folder.metrics_file),
                 TensorBoardOutputFormat(str(self.run_folder.tensorboard)),
@@ -152,7 +165,7 @@ class Training:
             self.agent.set_logger(Logger(str(self.run_folder.path), outputs))
             self.agent.learn(
                 remaining,
-                callback=CallbackList([checkpoints, interrupt, evaluations]),
+                callback=CallbackList([checkpoints, stop, evaluations]),
                 reset_num_timesteps=not self.resumed,
             )
         return self.agent.num_timesteps >= images
@@ -163,14 +176,3 @@ class Training:
 
     def _measure(self, policy: UNetPolicy) -> Evaluation:
         return evaluate_run(self.settings, policy, self.eval_env, self.image_metrics)
-
-
-def _record(base: DiffusionT2IVectorEnv) -> dict[str, Any]:
-    """What the figures of a run depend on besides its settings."""
-    return {
-        "versions": {name: version(name) for name in PACKAGES},
-        "model": {"name": base.model.name, "weights_sha256": base.model.weights_hash},
-        "reward": {"name": base.reward_function.name, "version": base.reward_function.version},
-        "prompts_sha256": base.prompts.content_hash,
-        "device": str(base.model.device),
-    }

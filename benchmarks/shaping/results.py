@@ -34,7 +34,7 @@ def held_out_curve(folder: RunFolder) -> list[dict[str, float]]:
         if EVALUATION in row:
             curve.append(_point(queries, evaluations, row[EVALUATION]))
         queries, evaluations = row["count/reward_queries"], row["count/denoiser_evaluations"]
-    return [*curve, _point(queries, evaluations, folder.summary()["held_out_after"])]
+    return [*curve, _point(queries, evaluations, folder.summary()["reward_after"])]
 
 
 def _point(queries: float, evaluations: float, reward: float) -> dict[str, float]:

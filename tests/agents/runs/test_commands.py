@@ -48,7 +48,7 @@ def test_a_run_leaves_what_it_promises(run: Path) -> None:
     }
     drift = summary["metrics"]["kl_to_base"]
     assert drift["before"] < 1e-9 < drift["after"]
-    record = json.loads((run / "record.json").read_text())
+    (record,) = json.loads((run / "record.json").read_text())["parts"]
     assert len(record["model"]["weights_sha256"]) == 64
     settings = json.loads((run / "settings.json").read_text())
     assert settings["lora_rank"] == 2
@@ -91,8 +91,8 @@ def test_evaluate_repeats_the_runs_own_figures(
     assert evaluate.main([*arguments, "--pictures", str(tmp_path / "grid.png")]) == 0
     summary = json.loads((run / "summary.json").read_text())
     measured = json.loads(figures.read_text())
-    assert measured["before"] == pytest.approx(summary["held_out_before"], abs=1e-5)
-    assert measured["after"] == pytest.approx(summary["held_out_after"], abs=1e-5)
+    assert measured["before"] == pytest.approx(summary["reward_before"], abs=1e-5)
+    assert measured["after"] == pytest.approx(summary["reward_after"], abs=1e-5)
     for group in ("not_trained_on", "metrics"):
         assert list(measured[group]) == list(summary[group])
         for name, known in summary[group].items():

@@ -1,0 +1,189 @@
+"""A run that is stopped, continued, meddled with, or wanted twice."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agents import train
+from agents.runs.callbacks import Checkpoints, StopOnSignal
+from agents.runs.run_folder import RunFolder
+from diffusion_gym.errors import DiffusionGymError
+
+QUICK = (
+    "--images 12 --num-envs 4 --samples-per-prompt 2 --num-inference-steps 2 --eval-prompts 2 "
+    "--eval-samples 1 --lora-rank 2 --reward jpeg_compressibility"
+).split()
+
+
+@pytest.fixture
+def stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
+    """A run that was asked to stop after its first round."""
+    rounds = []
+
+    def ask(callback: StopOnSignal) -> None:
+        rounds.append(1)
+        callback.asked = len(rounds) > 1
+        original(callback)
+
+    original = StopOnSignal._on_rollout_start
+    with monkeypatch.context() as patch:
+        patch.setattr(StopOnSignal, "_on_rollout_start", ask)
+        assert train.main([*QUICK, "--output", str(tmp_path / "run")]) == 130
+    return RunFolder(tmp_path / "run")
+
+
+def test_what_was_recorded_at_each_start_is_kept(stopped: RunFolder) -> None:
+    assert len(stopped.metrics()) == 1
+    assert train.main(["--resume", str(stopped.path)]) == 0
+    first, second = stopped.records()
+    assert first["settings"] == second["settings"]
+    assert {"versions", "command", "device", "prompts_sha256", "commit"} <= set(first)
+    assert [row["count/rounds"] for row in stopped.metrics()] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("learning_rate", 1.0), ("seed", 7), ("eta", 0.5), ("prompts", "emoji-captions")],
+)
+def test_a_run_goes_on_with_what_it_was_started_with(
+    stopped: RunFolder, name: str, value: Any
+) -> None:
+    settings = json.loads(stopped.settings_file.read_text())
+    stopped.settings_file.write_text(json.dumps(settings | {name: value}))
+    before = {file: file.read_bytes() for file in stopped.path.rglob("*") if file.is_file()}
+    with pytest.raises(DiffusionGymError, match=f"started with something else: {name} "):
+        train.main(["--resume", str(stopped.path)])
+    assert {file: file.read_bytes() for file in before} == before
+
+
+def test_other_prompts_under_the_same_name_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_text("a cat\na dog\n")
+    monkeypatch.chdir(tmp_path)
+    arguments = [*QUICK, "--prompts", "prompts.txt", "--output", "run"]
+    assert train.main(arguments) == 0
+    file.write_text("a cat\na horse\n")
+    monkeypatch.chdir("/")  # the file is found from anywhere
+    with pytest.raises(DiffusionGymError, match="something else: prompts_sha256"):
+        train.main(["--resume", str(tmp_path / "run")])
+
+
+def test_one_process_at_a_time(stopped: RunFolder) -> None:
+    with stopped.locked(), pytest.raises(DiffusionGymError, match="another process is training"):
+        train.main(["--resume", str(stopped.path)])
+    assert train.main(["--resume", str(stopped.path)]) == 0
+
+
+@pytest.mark.parametrize("name", ["settings.json", "record.json", "metrics.csv", "before.npz"])
+def test_damaged_files_are_found_before_anything_is_trained(stopped: RunFolder, name: str) -> None:
+    file = stopped.path / name
+    content = file.read_bytes()
+    nonsense = b"a,b\n1,two\n" if name == "metrics.csv" else b"[" * 9000
+    half = content[: len(content) // 2]  # of a table: the cut row is dropped
+    for damaged in [nonsense] if name == "metrics.csv" else [b"", half, b"\0" * 100, nonsense]:
+        file.write_bytes(damaged)
+        with pytest.raises(DiffusionGymError, match=rf"{name}|record of a training run"):
+            train.main(["--resume", str(stopped.path)])
+    file.write_bytes(content + b"2.0,cut")
+    assert len(stopped.metrics()) == 1
+
+
+def test_a_folder_that_was_there_before_is_not_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "mounted"
+    folder.mkdir()
+    (folder / ".settings.0123456789ab.partial.json").write_text("{")  # of a killed process
+    monkeypatch.setattr("agents.runs.training.evaluate_run", _fails)
+    with pytest.raises(RuntimeError, match="no evaluation"):
+        train.main([*QUICK, "--output", str(folder)])
+    assert folder.is_dir()
+    assert not list(folder.glob("*.json"))
+    with pytest.raises(RuntimeError, match="no evaluation"):
+        train.main([*QUICK, "--output", str(tmp_path / "new")])
+    assert not (tmp_path / "new").exists()
+
+
+def _fails(*arguments: Any) -> None:
+    raise RuntimeError("no evaluation")
+
+
+def test_held_out_is_said_only_of_what_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for prompts, where in (("emoji-objects", "held-out"), ("emoji-objects:held_out", "training")):
+        output = tmp_path / prompts
+        assert train.main([*QUICK, "--prompts", prompts, "--output", str(output)]) == 0
+        assert f"2 {where} prompts" in capsys.readouterr().out
+
+
+def test_checkpoints_are_due_by_time_as_well() -> None:
+    class Agent:
+        rounds = 1
+
+    saved: list[int] = []
+    callback = Checkpoints(Path("nowhere"), every=100, minutes=10.0, keep=1, saved_round=0)
+    callback.model = Agent()  # type: ignore[assignment]
+    callback.save = lambda: saved.append(callback.model.rounds)  # type: ignore[method-assign]
+    callback._on_rollout_start()
+    assert saved == []
+    callback.saved_at -= 10 * 60
+    callback._on_rollout_start()
+    assert saved == [1]
+
+
+def test_training_in_a_thread(tmp_path: Path) -> None:
+    status: list[int] = []
+    arguments = [*QUICK, "--output", str(tmp_path / "run")]
+    thread = threading.Thread(target=lambda: status.append(train.main(arguments)))
+    thread.start()
+    thread.join()
+    assert status == [0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_save_and_say_how_to_go_on(number: signal.Signals, tmp_path: Path) -> None:
+    output = tmp_path / "a run"
+    command = [sys.executable, "-m", "agents.train", *QUICK, "--images", "4000"]
+    process = subprocess.Popen(
+        [*command, "--output", str(output)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("round"):
+            break
+    process.send_signal(number)
+    rest = process.stdout.read()
+    assert process.wait() == 130
+    assert f"--resume '{output}'" in rest
+    run = RunFolder(output)
+    assert run.checkpoint.name == f"round-{len(run.metrics()):06d}"
+
+
+@pytest.mark.slow
+def test_a_reader_that_goes_away_does_not_end_the_run(tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    command = [sys.executable, "-m", "agents.train", *QUICK, "--output", str(output)]
+    reading, writing = os.pipe()
+    process = subprocess.Popen(command, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    with contextlib.suppress(OSError):
+        os.close(reading)
+    assert process.stderr is not None
+    errors = process.stderr.read()
+    assert process.wait() == 0, errors
+    assert (output / "summary.json").is_file()
+    assert "Traceback" not in errors
+    assert time.time() - (output / "summary.json").stat().st_mtime < 60
