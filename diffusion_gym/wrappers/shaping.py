@@ -57,7 +57,7 @@ class RewardShaping:
     forms: ClassVar[dict[Kind, type["RewardShaping"]]] = {}
 
     #: The class's name as users write it: a form goes by the name of what it is a form of.
-    shaping_name: ClassVar[str]
+    shaping_name: ClassVar[str] = "RewardShaping"
 
     # What Gymnasium's wrappers of either kind have. The forms' base classes define it; declared
     # here, it is known of a class that becomes one of its forms.

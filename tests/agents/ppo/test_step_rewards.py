@@ -4,6 +4,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium.vector import VectorWrapper
 from small_agents import STEPS, make_env
 from stable_baselines3 import PPO
 
@@ -103,3 +104,23 @@ def test_the_policy_changes_with_the_credit() -> None:
         torch.cat([p.flatten() for p in a.policy.parameters()]) for a in (shaped, plain)
     )
     assert not torch.equal(ours, theirs)
+
+
+class Weights(VectorWrapper):
+    """Writes weights of steps and no credit."""
+
+    def step(self, actions: Any) -> Any:
+        *result, infos = self.env.step(actions)
+        if "final_info" in infos:
+            count = self.num_envs
+            weights = torch.arange(STEPS, 0, -1).float().repeat(count, 1)
+            mask = torch.ones(count, dtype=torch.bool)
+            infos["final_info"] |= {"step_weight": weights, "_step_weight": mask}
+        return *result, infos
+
+
+def test_weights_without_credit_are_trained_on_as_the_credit_that_belongs_to_them() -> None:
+    _, weighted = learn(vector(Weights))
+    _, uniform = learn(vector(UniformCreditReward))
+    np.testing.assert_allclose(weighted.after["rewards"], uniform.after["rewards"], rtol=1e-5)
+    assert not np.allclose(weighted.before["rewards"], weighted.after["rewards"])

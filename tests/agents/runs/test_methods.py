@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from gymnasium.wrappers.vector import TransformReward
 from small_agents import STEPS, make_agent, make_env, weights
 from stable_baselines3.common.logger import KVWriter, Logger
 
@@ -15,7 +16,9 @@ from diffusion_gym.errors import DiffusionGymError
 from diffusion_gym.wrappers import (
     B2DiffuRLReward,
     CoCAReward,
+    CreditReward,
     UniformCreditReward,
+    VectorShaping,
     VectorUniformCreditReward,
     credit_to_go,
 )
@@ -180,3 +183,32 @@ def test_what_a_wrapper_measures_is_logged_in_every_round() -> None:
     plain = logged(make_env())
     assert not any(name.startswith("shaping/") for row in plain for name in row)
     assert {frozenset(row) for row in plain} == {frozenset(plain[0])}
+
+
+class OwnWeights(CreditReward, VectorShaping):
+    """Trains the first step alone, and measures something of the first row."""
+
+    def assign_credit(self, episodes: Any, step_mask: Any, infos: Any) -> dict[str, torch.Tensor]:
+        weights = torch.zeros(step_mask.shape)
+        weights[:, 0] = 2.0
+        return {"step_weight": weights, "mood": torch.full((len(weights),), 0.5)}
+
+
+def test_weights_of_a_users_own_are_trained_on_and_what_it_measures_is_logged() -> None:
+    agent, columns = make_agent(OwnWeights(make_env())), Columns()
+    agent.set_logger(Logger(None, [columns]))
+    agent.learn(4)
+    data = agent.rollout_buffer.trajectories
+    found = agent.rollout_buffer.step_advantages
+    assert torch.equal(found[:, 0], 2 * data.advantages)
+    assert data.step_mask.tolist() == [[True] + [False] * (STEPS - 1)] * 4
+    assert columns.rounds[0]["shaping/mood"] == 0.5
+
+
+def test_rewards_that_a_wrapper_changes_are_trained_on() -> None:
+    agent = make_agent(TransformReward(make_env(), lambda rewards: -2 * rewards))
+    agent.learn(4)
+    data = agent.rollout_buffer.trajectories
+    plain = make_agent(make_env())
+    plain.learn(4)
+    assert torch.equal(data.returns, -2 * plain.rollout_buffer.trajectories.returns)

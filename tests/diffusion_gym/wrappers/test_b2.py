@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.error import InvalidAction
+from gymnasium.wrappers.vector import TransformReward
 from small_episodes import T, actions_for, episode, make, make_vec, play
 
 from diffusion_gym import finished_episodes, register_reward
@@ -259,6 +260,22 @@ def test_coca_inside_the_suffix():
     assert known.step_mask.tolist() == [[False, True, True, True]] * 4
     assert not infos["final_info"]["credit_guarded"].any()
     torch.testing.assert_close(known.credit, expected, atol=1e-5, rtol=0)
+
+
+def test_an_end_without_a_next_action_has_no_mark():
+    env = b2(env=make_vec(4, autoreset_mode="Disabled"))
+    _, infos, episodes = episode(env)
+    assert "active" not in infos
+    assert set(episodes.extras) == {"step_mask", "advantage"}
+
+
+def test_rewards_that_a_wrapper_below_changes_are_ranked():
+    turned = TransformReward(make_vec(4), lambda rewards: -rewards)
+    options = {"prompts": ["a cat"] * 4}
+    rewards, _, episodes = play(env := b2(env=turned), env.reset(seed=0, options=options)[0])
+    assert torch.equal(rewards, -episodes.returns)
+    order = episodes.extras["advantage"].argsort()
+    assert torch.equal(order, rewards.argsort())
 
 
 # ------------------------------------------------------------------- state and errors
