@@ -507,7 +507,11 @@ class DiffusionT2IVectorEnv(VectorEnv[Observation, Any, Any]):
 
     def _require_open(self) -> None:
         if self.closed:
-            raise ClosedEnvironmentError("expected an open environment, got one that was closed")
+            raise ClosedEnvironmentError(
+                "expected an open environment, got one that was closed, and whose model is let go: "
+                "make a new one (Stable-Baselines3's check_env goes on with a closed one unless "
+                "skip_render_check is true)"
+            )
 
     def _output(self, value: Any) -> Any:
         """Tensors as what the environment returns: themselves, or NumPy copies."""

@@ -2,7 +2,10 @@
 
 import gymnasium
 import numpy as np
+import pytest
+from gymnasium.error import ClosedEnvironmentError
 from stable_baselines3 import PPO
+from stable_baselines3.common.env_checker import check_env
 from stable_baselines3.common.env_util import make_vec_env
 
 import diffusion_gym  # noqa: F401  (registers the environment)
@@ -26,3 +29,13 @@ def test_stock_ppo_learns_on_several_envs():
     model.learn(2 * T)
     action, _ = model.predict(envs.reset())
     assert action.shape == (2, *envs.action_space.shape)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # advice for images, and for small action spaces
+@pytest.mark.parametrize("render_mode", [None, "rgb_array"])
+def test_the_checker_passes(render_mode):
+    env = gymnasium.make("DiffusionT2I-v0", num_inference_steps=T, render_mode=render_mode)
+    check_env(env)
+    # With its render check, it closes the environment in the middle and goes on.
+    with pytest.raises(ClosedEnvironmentError, match="make a new one .*skip_render_check is true"):
+        check_env(env, skip_render_check=False)
