@@ -58,6 +58,17 @@ class DiffusionT2IVectorEnv(VectorEnv[Observation, Any, Any]):
     With ``array_type="torch"`` all arrays are tensors on the model's device. They are read-only
     by contract: the environment goes on using them. NumPy arrays are copies.
 
+    Gymnasium's wrappers of vector environments (`gymnasium.wrappers.vector`) need:
+
+    ==============  ==========  ===========================================================
+    autoreset_mode  array_type  wrappers
+    ==============  ==========  ===========================================================
+    "Disabled"      either      TransformObservation, FilterObservation, FlattenObservation
+    "Disabled"      "numpy"     VectorizeTransformObservation
+    either          "numpy"     RecordEpisodeStatistics, DictInfoToList, NormalizeReward
+    either          either      TransformAction, ClipAction, TransformReward, ClipReward
+    ==============  ==========  ===========================================================
+
     Args:
         num_envs: B, the number of rows.
         array_type: "numpy", or "torch" to keep tensors on the device.

@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
-from gymnasium.wrappers import FlattenObservation, RecordEpisodeStatistics, RecordVideo
+from gymnasium.wrappers import (
+    FlattenObservation,
+    RecordEpisodeStatistics,
+    RecordVideo,
+    TransformObservation,
+    vector,
+)
 from gymnasium.wrappers.vector import RecordEpisodeStatistics as RecordVectorStatistics
 from packaging.version import Version
 
@@ -127,3 +133,102 @@ def test_async_vector_env(context, workers):
         torch.set_num_threads(threads)
     for one, other in zip(collected, collect(make_vec(workers)), strict=True):
         np.testing.assert_allclose(one, other, atol=1 if one.dtype == np.uint8 else 1e-5)
+
+
+def unchanged(value):
+    return value
+
+
+EITHER_MODE, EITHER_ARRAY = ("SameStep", "Disabled"), ("numpy", "torch")
+WRAPPERS = {
+    "TransformObservation": (
+        functools.partial(vector.TransformObservation, func=unchanged),
+        ("Disabled",),
+        EITHER_ARRAY,
+    ),
+    "FilterObservation": (
+        functools.partial(vector.FilterObservation, filter_keys=["latent", "timestep"]),
+        ("Disabled",),
+        EITHER_ARRAY,
+    ),
+    "FlattenObservation": (vector.FlattenObservation, ("Disabled",), EITHER_ARRAY),
+    "VectorizeTransformObservation": (
+        functools.partial(
+            vector.VectorizeTransformObservation,
+            wrapper=TransformObservation,
+            func=unchanged,
+            observation_space=None,
+        ),
+        ("Disabled",),
+        ("numpy",),
+    ),
+    "RecordEpisodeStatistics": (RecordVectorStatistics, EITHER_MODE, ("numpy",)),
+    "DictInfoToList": (vector.DictInfoToList, EITHER_MODE, ("numpy",)),
+    "NormalizeReward": (vector.NormalizeReward, EITHER_MODE, ("numpy",)),
+    "TransformAction": (
+        functools.partial(vector.TransformAction, func=unchanged),
+        EITHER_MODE,
+        EITHER_ARRAY,
+    ),
+    "ClipAction": (vector.ClipAction, EITHER_MODE, EITHER_ARRAY),
+    "TransformReward": (
+        functools.partial(vector.TransformReward, func=unchanged),
+        EITHER_MODE,
+        EITHER_ARRAY,
+    ),
+    "ClipReward": (
+        functools.partial(vector.ClipReward, min_reward=-1, max_reward=1),
+        EITHER_MODE,
+        EITHER_ARRAY,
+    ),
+}
+"""Of the docstring of DiffusionT2IVectorEnv: what each needs."""
+
+
+def run_wrapped(wrap, mode, array_type):
+    """Two episodes, with actions that do not depend on what the wrapper makes of observations."""
+    envs = make_vec(2, autoreset_mode=mode, array_type=array_type, device="cpu")
+    action = np.zeros(envs.action_space.shape, np.float32)
+    wrapped = wrap(envs)
+    wrapped.reset(seed=0)
+    for _ in range(2):
+        for _ in range(T):
+            *_, terminated, _, _ = wrapped.step(
+                torch.from_numpy(action) if array_type == "torch" else action
+            )
+        assert terminated.all()
+        if mode == "Disabled":
+            wrapped.reset(options={"reset_mask": np.ones(2, bool)})
+    envs.close()
+
+
+@pytest.mark.filterwarnings("ignore:.*has all its values")
+@pytest.mark.parametrize("name", WRAPPERS)
+@pytest.mark.parametrize("array_type", EITHER_ARRAY)
+@pytest.mark.parametrize("mode", EITHER_MODE)
+def test_which_mode_and_array_type_each_vector_wrapper_needs(name, mode, array_type):
+    wrap, modes, array_types = WRAPPERS[name]
+    if mode not in modes:
+        with pytest.raises(ValueError, match="Expected autoreset_mode to be NEXT_STEP or DISABLED"):
+            run_wrapped(wrap, mode, array_type)
+    elif array_type not in array_types:
+        with pytest.raises((TypeError, AssertionError, NotImplementedError)):
+            run_wrapped(wrap, mode, array_type)
+    else:
+        run_wrapped(wrap, mode, array_type)
+
+
+def test_the_docstring_has_this_table():
+    documented = {}
+    for line in make_vec(1).unwrapped.__doc__.splitlines():
+        mode, _, rest = line.strip().partition(" ")
+        array_type, _, names = rest.strip().partition(" ")
+        if mode in ('"Disabled"', "either"):
+            documented |= dict.fromkeys(names.strip().split(", "), (mode, array_type))
+
+    def word(needs):
+        return "either" if len(needs) == 2 else f'"{needs[0]}"'
+
+    assert documented == {
+        name: (word(modes), word(array_types)) for name, (_, modes, array_types) in WRAPPERS.items()
+    }

@@ -37,5 +37,5 @@ def test_the_checker_passes(render_mode):
     env = gymnasium.make("DiffusionT2I-v0", num_inference_steps=T, render_mode=render_mode)
     check_env(env)
     # With its render check, it closes the environment in the middle and goes on.
-    with pytest.raises(ClosedEnvironmentError, match="make a new one .*skip_render_check is true"):
+    with pytest.raises(ClosedEnvironmentError, match=r"make a new one .*skip_render_check is true"):
         check_env(env, skip_render_check=False)
