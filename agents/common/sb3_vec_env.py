@@ -19,7 +19,11 @@ class SB3VecEnv(VecEnv):
     """Adapter from Gymnasium's vector API to Stable-Baselines3's, which is numpy throughout.
 
     Stock algorithms and `evaluate_policy` see numpy arrays and a list of infos. `DiffusionPPO`
-    goes through to `vector_env`, so that its tensors never leave the device.
+    goes through to `vector_env`, so that its tensors never leave the device. Around this class,
+    `VecMonitor` writes the episodes' returns that stock algorithms log.
+
+    `evaluate_policy` and `EvalCallback` follow the policy's means unless ``deterministic=False``:
+    images drawn without noise, which score differently from those that training draws.
 
     Args:
         vector_env: A `DiffusionT2IVectorEnv`, wrapped or not, in SAME_STEP autoreset mode: the only

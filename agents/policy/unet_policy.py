@@ -14,6 +14,7 @@ from agents.policy.lora import LoraSettings, add_lora, without_lora
 from agents.policy.optimizers import make_optimizer
 from agents.policy.precision import Precision
 from diffusion_gym.checks import takes
+from diffusion_gym.errors import InvalidInputError
 from diffusion_gym.models import Denoiser, DiffusionModel, PromptEmbedding, guided_prediction
 from diffusion_gym.schedules.base import DenoisingStep, Schedule
 
@@ -235,3 +236,28 @@ class UNetPolicy(BasePolicy):
                 f"{len(state_dict)}; in only one of the two: {', '.join(wrong[:4])}, …"
             )
         return super().load_state_dict(state_dict, strict=False, assign=assign)
+
+    def save(self, path: str) -> None:
+        """Refused: a policy is saved with its agent, or exported.
+
+        Raises:
+            InvalidInputError: Always.
+        """
+        raise _saved_elsewhere("save", path)
+
+    @classmethod
+    def load(cls, path: str, device: torch.device | str = "auto") -> "UNetPolicy":
+        """Refused: a policy cannot be built without its model.
+
+        Raises:
+            InvalidInputError: Always.
+        """
+        raise _saved_elsewhere("load", path)
+
+
+def _saved_elsewhere(method: str, path: str) -> InvalidInputError:
+    return InvalidInputError(
+        "a UNetPolicy holds what was trained, but not its model: expected DiffusionPPO.save(path) "
+        "and DiffusionPPO.load(path).policy, or agents.policy.export(policy, folder) for "
+        f"diffusers' pipelines; got UNetPolicy.{method}({str(path)!r})"
+    )

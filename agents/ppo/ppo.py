@@ -44,7 +44,8 @@ class DiffusionPPO(PPO):
     """Critic-free PPO over denoising steps, counted in images.
 
     `PPOConfig` says what a round is. Every counter that Stable-Baselines3 calls timesteps counts
-    images here: ``learn(1216)`` draws 1,216 images (whole rounds).
+    images here: ``learn(1216)`` draws 1,216 images (whole rounds), and a callback's step is one
+    batch of them.
 
     Args:
         policy: ``"UNetPolicy"`` or a subclass of it.

@@ -5,6 +5,9 @@ import numpy as np
 import pytest
 from small_agents import STEPS, make_env
 from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import StopTrainingOnMaxEpisodes
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import VecMonitor
 
 from agents.common.sb3_vec_env import SB3VecEnv
 from diffusion_gym.errors import DiffusionGymError
@@ -49,9 +52,25 @@ def test_stock_ppo_learns_on_it(env: SB3VecEnv) -> None:
     assert model.num_timesteps == 3 * STEPS
 
 
+def test_stock_monitors_and_callbacks_see_its_episodes(env: SB3VecEnv) -> None:
+    monitored = VecMonitor(env)
+    stop = StopTrainingOnMaxEpisodes(max_episodes=2)
+    model = PPO("MultiInputPolicy", monitored, n_steps=STEPS, batch_size=STEPS, n_epochs=1)
+    model.learn(10 * 3 * STEPS, callback=stop)
+    assert stop.n_episodes == 2 * 3
+    assert model.num_timesteps == 2 * 3 * STEPS
+    assert [info["l"] for info in model.ep_info_buffer] == [STEPS] * 3  # of whole rollouts
+    assert all(info["r"] < 0 for info in model.ep_info_buffer)
+    mean, _ = evaluate_policy(model, monitored, n_eval_episodes=3)
+    assert mean < 0
+
+
 def test_rows_are_one_environment(env: SB3VecEnv) -> None:
     assert env.get_attr("num_envs") == [3, 3, 3]
-    assert env.env_method("get_state", indices=[0, 2]).__len__() == 2 if env.reset() else False
+    env.reset()
+    first, second = env.env_method("get_state", indices=[0, 2])
+    assert first is second
+    assert first.latents.shape[0] == env.num_envs
     assert env.env_is_wrapped(gym.vector.VectorWrapper) == [False] * 3
     with pytest.raises(DiffusionGymError, match="single rows"):
         env.set_attr("anything", 1)

@@ -21,12 +21,12 @@ from diffusers import (
 )
 from peft.tuners.lora import LoraLayer
 from peft.utils import get_peft_model_state_dict
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from small_agents import STEPS, make_agent, make_env
 
 from agents.policy import UNetPolicy
-from agents.policy.export import LORA_FILE, ExportError, export
+from agents.policy.export import LORA_FILE, ExportError, _load_adapters, export
 from diffusion_gym.emoji64 import emoji64_folder
 from diffusion_gym.errors import InvalidInputError
 from diffusion_gym.models import PromptEmbedding
@@ -308,6 +308,27 @@ def test_the_same_weights_are_the_same_bytes(lora_rank: int | None, tmp_path: Pa
         folder = export(policy, tmp_path / str(run))
         written.add(tuple(file.read_bytes() for file in sorted(folder.iterdir())))
     assert len(written) == 1
+
+
+class Bomb:
+    """A pickle that leaves a trace when it is loaded."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.trace,)
+
+
+@pytest.mark.parametrize("name", [LORA_FILE, "pytorch_lora_weights.bin"])
+def test_reading_an_export_again_runs_no_pickle(name: str, tmp_path: Path) -> None:
+    policy = make_agent(policy_kwargs={"lora_rank": 2}).policy
+    trace, folder = tmp_path / "trace", tmp_path / "exported"
+    folder.mkdir()
+    torch.save(Bomb(trace), folder / name)
+    with pytest.raises((OSError, SafetensorError)):
+        _load_adapters(policy.denoiser, folder)
+    assert not trace.exists()
 
 
 def test_what_the_bytes_hold_has_an_order(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -6,6 +7,7 @@ from small_agents import make_agent, make_env, weights
 from torch import Tensor
 
 from agents.policy import UNetPolicy
+from agents.ppo import DiffusionPPO
 from diffusion_gym.errors import DiffusionGymError
 from diffusion_gym.models import PromptEmbedding
 
@@ -138,3 +140,16 @@ def test_mean_is_the_deterministic_action() -> None:
 def test_unknown_precision_lists_the_known_ones() -> None:
     with pytest.raises(DiffusionGymError, match=r"float8.*bfloat16, float16, float32"):
         make_agent(policy_kwargs={"autocast": "float8"})
+
+
+def test_a_policy_is_saved_with_its_agent(tmp_path: Path) -> None:
+    agent = make_agent()
+    file = tmp_path / "policy.zip"
+    for refused in (lambda: agent.policy.save(file), lambda: UNetPolicy.load(file)):
+        with pytest.raises(DiffusionGymError, match=r"DiffusionPPO\.load.*agents\.policy\.export"):
+            refused()
+    disturb(agent.policy)
+    agent.save(file)
+    loaded = DiffusionPPO.load(file).policy
+    for name, value in agent.policy.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value)
