@@ -118,3 +118,21 @@ def test_other_prompts_are_fine_as_long_as_there_are_text_encoders(sdxl_folder):
     expected = load_model(sdxl_folder).encode(["a zebra"])
     assert torch.equal(observations[0]["prompt_embedding"][:1], expected.tokens)
     assert torch.equal(observations[0]["pooled_prompt_embedding"][:1], expected.pooled)
+
+
+@pytest.mark.parametrize("rows", [[0, 1], [1]])
+def test_a_decoder_that_gives_nan_is_told_with_what_helps(sd1_folder, rows):
+    """As one does that overflows in half precision: here on an action as large as that takes."""
+    options = {"vae_dtype": "float16"}
+    envs = make_vec(sd1_folder, model_options=options, num_inference_steps=1)
+    observation, _ = envs.reset(seed=0)
+    action = observation["latent"].clone()
+    action[rows] = 1e30
+    told = f"{len(rows)} of 2 images hold NaN.*vae_dtype"
+    if len(rows) == 2:  # nothing can be scored at all
+        with pytest.raises(InvalidInputError, match=told):
+            envs.step(action)
+        return
+    with pytest.warns(RuntimeWarning, match=told):
+        infos = envs.step(action)[-1]
+    assert infos["final_info"]["reward_valid"].tolist() == [True, False]

@@ -263,6 +263,32 @@ def test_rewards_are_those_of_the_reward_function():
     assert envs.images_scored == 3
 
 
+@pytest.mark.parametrize("spec", ["blackens", {"blackens": 1.0, "jpeg_compressibility": 1.0}])
+def test_a_reward_that_changes_the_images_leaves_those_of_the_infos_alone(spec):
+    @register_reward("blackens")
+    def make_blackens(device):
+        def reward(images, prompts):
+            return images.zero_().mean((1, 2, 3))
+
+        return reward
+
+    envs, polite = make_vec(reward=spec), make_vec(reward="jpeg_compressibility")
+    observation, _ = envs.reset(seed=0)
+    polite.reset(seed=0)
+    _, rewards, _, _, infos = advance(envs, T, observation)
+    _, sizes, _, _, expected = advance(polite, T, observation)
+    np.testing.assert_array_equal(infos["final_info"]["image"], expected["final_info"]["image"])
+    np.testing.assert_allclose(rewards, sizes if isinstance(spec, dict) else 0.0)
+
+
+def test_a_reward_of_another_signature_ends_the_first_episode_with_its_cause():
+    register_reward("of_trl")(lambda device: lambda images, prompts, metadata: images.mean())
+    envs = make_vec(reward="of_trl")
+    observation, _ = envs.reset(seed=0)
+    with pytest.raises(InvalidInputError, match=r"missing 1 .*'metadata'.*reward\(images, pro"):
+        advance(envs, T, observation)
+
+
 def test_an_image_that_cannot_be_scored_gets_zero_and_is_marked():
     @register_reward("fails_on_dogs")
     def make_reward(device):
