@@ -13,24 +13,46 @@ suffix       content                                                            
 
 Empty lines are skipped, and a prompt that a file repeats, as GenEval's training data and HPDv2's
 annotations do, counts once. Whether a key or column begins with a capital does not matter, and
-"prompts" or "caption" will do as well.
+"prompts" or "caption" will do as well. In a ``.txt`` file a line that begins with "# ", or is "#"
+alone, is a comment ("#1 fan" is a prompt; one that begins with "# " can stand in the other
+formats).
+
+Only prompts are used. Other columns and keys, such as a category, are named in one warning; a
+file with negative prompts is refused, as its pictures would be other ones than it asks for.
 """
 
 import csv
 import io
 import json
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from diffusion_gym.errors import InvalidInputError
+from diffusion_gym.errors import InvalidInputError, first_line, one_line
+from diffusion_gym.parsing import parse
 from diffusion_gym.prompts.prompt_set import SPLITS
 
 KEYS = ("prompt", "prompts", "caption")
 """What the column or key that holds a prompt can be called."""
 
+NEGATIVE = ("negative_prompt", "negative_prompts", "negative prompt", "negative prompts")
+"""What the column or key that holds what should not be in the picture can be called."""
+
 Parts = dict[str, tuple[str, ...]]
 """The prompts of a set by its parts; "train" is always there."""
+
+
+class Content(NamedTuple):
+    """What a file holds.
+
+    Attributes:
+        parts: Its prompts.
+        others: The columns or keys beside them.
+    """
+
+    parts: Parts
+    others: tuple[str, ...] = ()
 
 
 def read_prompt_file(file: Path) -> Parts:
@@ -40,18 +62,28 @@ def read_prompt_file(file: Path) -> Parts:
         The prompts of each part, without repetitions.
 
     Raises:
-        InvalidInputError: The file does not exist, or its content is not of its format.
+        InvalidInputError: The file does not exist or cannot be read, its content is not of its
+            format, or it has negative prompts.
     """
-    if not file.is_file():
-        raise InvalidInputError(f"the prompt file {file} does not exist")
     try:
+        if not file.is_file():
+            raise InvalidInputError(f"the prompt file {file} does not exist")
         text = file.read_text(encoding="utf-8-sig")  # spreadsheets put a byte order mark in front
     except UnicodeDecodeError as error:
         raise InvalidInputError(f"the prompt file {file} is not UTF-8 text: {error}") from error
+    except OSError as error:
+        raise InvalidInputError(
+            f"the prompt file {one_line(str(file))} cannot be read: {first_line(error)}"
+        ) from error
     try:
-        parts = READERS[file.suffix.lower()](text)
+        parts, others = READERS[file.suffix.lower()](text)
     except InvalidInputError as error:
         raise InvalidInputError(f"the prompt file {file} {error}") from error
+    if others:
+        warnings.warn(
+            f"the prompt file {file}: only its prompts are used, not {one_line(', '.join(others))}",
+            stacklevel=2,
+        )
     return {split: tuple(dict.fromkeys(texts)) for split, texts in parts.items()}
 
 
@@ -61,11 +93,19 @@ class _PlainTabs(csv.excel_tab):
     quoting = csv.QUOTE_NONE
 
 
-def _lines(text: str) -> Parts:
-    return {"train": tuple(line.strip() for line in text.splitlines() if line.strip())}
+class _StrictCommas(csv.excel):
+    """Values between commas; a quotation mark that is not closed is an error."""
+
+    strict = True
 
 
-def _json(text: str) -> Parts:
+def _lines(text: str) -> Content:
+    lines = (line.strip() for line in text.splitlines())
+    prompts = tuple(line for line in lines if line and line != "#" and not line.startswith("# "))
+    return Content({"train": prompts})
+
+
+def _json(text: str) -> Content:
     content = _parsed(text, "JSON")
     parts = {"train": content} if isinstance(content, list) else content
     named = isinstance(parts, dict) and "train" in parts and set(parts) <= set(SPLITS)
@@ -74,36 +114,68 @@ def _json(text: str) -> Parts:
             "must hold a list of prompts or an object with the lists 'train' and, if there are "
             f"any, 'held_out', got {text[:80]!r}"
         )
-    return {split: _prompts(items, "item") for split, items in parts.items()}
+    read = {
+        split: _prompts(list(enumerate(items, start=1)), "item") for split, items in parts.items()
+    }
+    others = dict.fromkeys(name for _, names in read.values() for name in names)
+    return Content({split: prompts for split, (prompts, _) in read.items()}, tuple(others))
 
 
-def _json_lines(text: str) -> Parts:
+def _json_lines(text: str) -> Content:
     numbered = enumerate(text.split("\n"), start=1)  # texts may hold other line separators
-    items = [_parsed(line, f"JSON in line {n}") for n, line in numbered if line.strip()]
-    return {"train": _prompts(items, "line")}
+    items = [(n, _parsed(line, f"JSON in line {n}")) for n, line in numbered if line.strip()]
+    prompts, others = _prompts(items, "line")
+    return Content({"train": prompts}, others)
 
 
-def _table(text: str, dialect: type[csv.Dialect]) -> Parts:
+def _table(text: str, dialect: type[csv.Dialect]) -> Content:
     rows = csv.DictReader(io.StringIO(text, newline=""), dialect=dialect)
-    column = _key(rows.fieldnames or ())
-    if column is None:
+    prompts, line = [], 1
+    try:
+        columns = [name or "" for name in rows.fieldnames or ()]
+        column = _key(columns)
+        if column is None:
+            raise InvalidInputError(
+                f"must begin with a header that has one of the columns {', '.join(KEYS)}, got the "
+                f"columns {one_line(', '.join(columns)) or '(none)'}"
+            )
+        for row in rows:
+            prompt = (row[column] or "").strip()
+            negative = [row[name] for name in columns if _is_negative(name)]
+            _refuse_negative(negative, f"line {line + 1}")
+            if not prompt and any(row.values()):
+                raise InvalidInputError(
+                    f"must hold a prompt in every row, got an empty cell in column {column!r} in "
+                    f"line {line + 1}"
+                )
+            if prompt:
+                prompts.append(prompt)
+            line = rows.line_num
+    except csv.Error as error:
         raise InvalidInputError(
-            f"must begin with a header that has one of the columns {', '.join(KEYS)}, got the "
-            f"columns {', '.join(rows.fieldnames or ()) or '(none)'}"
-        )
-    return {"train": tuple((row[column] or "").strip() for row in rows)}
+            f"is not a valid table in the row that begins in line {line + 1}: {error} (is a "
+            "quotation mark not closed?)"
+        ) from error
+    others = tuple(name for name in columns if name != column and not _is_negative(name))
+    return Content({"train": tuple(prompts)}, others)
 
 
 def _parsed(text: str, what: str) -> Any:
     try:
-        return json.loads(text)
+        return parse(json.loads, text)
     except ValueError as error:
         raise InvalidInputError(f"is not valid {what}: {error}") from error
 
 
-def _prompts(items: Sequence[Any], what: str) -> tuple[str, ...]:
-    """The prompts of texts or of objects that have one."""
-    return tuple(_prompt(item, f"{what} {number}") for number, item in enumerate(items, start=1))
+def _prompts(
+    items: Sequence[tuple[int, Any]], what: str
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The prompts of numbered texts or objects that have one, and the objects' other keys."""
+    prompts = tuple(_prompt(item, f"{what} {number}") for number, item in items)
+    objects = [item for _, item in items if isinstance(item, dict)]
+    others = dict.fromkeys(name for item in objects for name in item)
+    used = {_key(item) for item in objects}
+    return prompts, tuple(name for name in others if name not in used and not _is_negative(name))
 
 
 def _prompt(item: Any, where: str) -> str:
@@ -114,6 +186,10 @@ def _prompt(item: Any, where: str) -> str:
             f"must hold a list of prompts, as texts or as objects with one of the keys "
             f"{', '.join(KEYS)}, got in {where} {json.dumps(item)[:80]}"
         )
+    if not text.strip():
+        raise InvalidInputError(f"must hold prompts that are not empty, got in {where} {text!r}")
+    if isinstance(item, dict):
+        _refuse_negative([value for name, value in item.items() if _is_negative(name)], where)
     return text
 
 
@@ -123,11 +199,26 @@ def _key(names: Iterable[str]) -> str | None:
     return next((by_lower[key] for key in KEYS if key in by_lower), None)
 
 
-READERS: dict[str, Callable[[str], Parts]] = {
+def _is_negative(name: str) -> bool:
+    return name.strip().lower() in NEGATIVE
+
+
+def _refuse_negative(values: Iterable[Any], where: str) -> None:
+    """Refuses negative prompts; a column of them that is empty does not matter."""
+    for value in values:
+        if value:
+            raise InvalidInputError(
+                f"has a negative prompt, {one_line(str(value), 80)!r} in {where}: negative prompts "
+                "are not supported, and without them the pictures are other ones; remove them to "
+                "use the prompts alone"
+            )
+
+
+READERS: dict[str, Callable[[str], Content]] = {
     ".txt": _lines,
     ".json": _json,
     ".jsonl": _json_lines,
     ".tsv": lambda text: _table(text, _PlainTabs),
-    ".csv": lambda text: _table(text, csv.excel),
+    ".csv": lambda text: _table(text, _StrictCommas),
 }
 """What turns a file's text into prompts, by suffix."""

@@ -1,9 +1,10 @@
 """Prompts by the name of a built-in set, from a file, or as a list."""
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from pathlib import Path
 
-from diffusion_gym.errors import unknown_name
+from diffusion_gym.errors import InvalidInputError, first_line, unknown_name
 from diffusion_gym.prompts.animals import animals, imagenet_animals
 from diffusion_gym.prompts.b2_templates import b2_activities, b2_colours, b2_relations
 from diffusion_gym.prompts.emoji import emoji_captions, emoji_objects
@@ -26,27 +27,38 @@ def prompt_set_names() -> tuple[str, ...]:
     return tuple(sorted(BUILT_IN))
 
 
-def load_prompts(spec: str | Sequence[str]) -> PromptList:
+def load_prompts(spec: str | os.PathLike[str] | Sequence[str]) -> PromptList:
     """Loads prompts.
 
     Args:
         spec: The name of a built-in set; or the path of a file of one of the formats that
             `diffusion_gym.prompts.files` describes; or the prompts themselves. After a name or a
             path, ":train" (the default) or ":held_out" chooses the part. All prompts of a file are
-            its part "train", except for a ``.json`` file that holds both parts by name.
+            its part "train", except for a ``.json`` file that holds both parts by name. A path may
+            begin with "~".
 
     Raises:
         InvalidInputError: The set or file does not exist, does not have that part, or does not
             hold different prompts that are not empty.
     """
+    if isinstance(spec, os.PathLike):
+        spec = os.fspath(spec)
     if not isinstance(spec, str):
+        if not isinstance(spec, Iterable) or isinstance(spec, Mapping | Set | bytes):
+            raise InvalidInputError(
+                "expected prompts as a list of texts, the name of a built-in set or the path of a "
+                f"file, got {type(spec).__name__}: {repr(spec)[:80]}"
+            )
         return PromptList("list", tuple(spec))
     source, colon, split = spec.rpartition(":")
     if not colon or split not in SPLITS:
         source, split = spec, SPLITS[0]
     if source in BUILT_IN:
         return BUILT_IN[source]().split(split)
-    file = Path(source)
+    try:
+        file = Path(source).expanduser()
+    except RuntimeError as error:  # of a user that is not there
+        raise InvalidInputError(f"prompts {spec!r}: {first_line(error)}") from error
     if file.suffix.lower() in READERS:
         return PromptSet(source, **read_prompt_file(file)).split(split)
     parts = ", ".join(f"{name}[:held_out]" for name in prompt_set_names())

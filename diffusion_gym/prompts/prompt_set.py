@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import overload
 
-from diffusion_gym.errors import InvalidInputError
+from diffusion_gym.errors import InvalidInputError, one_line
 
 SPLITS = ("train", "held_out")
 """The parts of a set; the first is the default."""
@@ -22,7 +22,8 @@ class PromptList(Sequence[str]):
         texts: The prompts.
 
     Raises:
-        InvalidInputError: There is no prompt, or one is empty, no text, or there twice.
+        InvalidInputError: There is no prompt, or one is empty, no text, not made of characters
+            (NUL, or half of a surrogate pair), or there twice.
     """
 
     name: str
@@ -35,11 +36,19 @@ class PromptList(Sequence[str]):
         for position, text in enumerate(self.texts):
             if not isinstance(text, str) or not text.strip():
                 raise InvalidInputError(
-                    f"{self.name}: prompt {position} must be a text that is not empty, got {text!r}"
+                    f"{self.name}: prompt {position} must be a text that is not empty, got "
+                    f"{_shown(text)}"
+                )
+            if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+                raise InvalidInputError(
+                    f"{self.name}: prompt {position} must be made of characters, got NUL or half "
+                    f"of a surrogate pair in {_shown(text)}"
                 )
         twice = [text for text, times in Counter(self.texts).items() if times > 1]
         if twice:
-            raise InvalidInputError(f"{self.name}: prompts must differ, got twice or more: {twice}")
+            raise InvalidInputError(
+                f"{self.name}: prompts must differ, got {_some(twice)} twice or more"
+            )
 
     @property
     def content_hash(self) -> str:
@@ -78,9 +87,19 @@ class PromptSet:
         """Checks that nothing is tested that was trained."""
         both = sorted(set(self.train) & set(self.held_out))
         if both:
-            raise InvalidInputError(f"{self.name}: train and held_out share {both}")
+            raise InvalidInputError(f"{self.name}: train and held_out share {_some(both)}")
 
     def split(self, split: str) -> PromptList:
         """Returns one part, "train" or "held_out"."""
         texts = {"train": self.train, "held_out": self.held_out}
         return PromptList(f"{self.name}:{split}", texts[split])
+
+
+def _shown(text: object) -> str:
+    return one_line(repr(text), 80)
+
+
+def _some(texts: Sequence[str]) -> str:
+    """The first of the texts, and how many others there are."""
+    shown = ", ".join(_shown(text) for text in texts[:3])
+    return shown if len(texts) <= 3 else f"{shown} and {len(texts) - 3} others"

@@ -1,6 +1,7 @@
 """Prompts from files, in the formats of the field's standard sets."""
 
 import json
+import warnings
 from pathlib import Path
 
 import pytest
@@ -36,8 +37,8 @@ def test_json_files_hold_a_list_or_both_parts(tmp_path: Path) -> None:
         ("p.json", '[["a cat"]]', "must hold a list of prompts"),
         ("p.json", '"a cat"', "must hold a list of prompts"),
         ("p.json", '{"test": ["a cat"]}', "must hold a list of prompts"),
-        ("p.json", '{"train": ["a cat", " "]}', "prompt 1 must be a text that is not empty"),
-        ("p.json", '{"train": ["a cat"], "held_out": ["a cat"]}', r"share \['a cat'\]"),
+        ("p.json", '{"train": ["a cat", " "]}', "not empty, got in item 2 ' '"),
+        ("p.json", '{"train": ["a cat"], "held_out": ["a cat"]}', "share 'a cat'$"),
     ],
 )
 def test_bad_files_are_refused(tmp_path: Path, name: str, content: str, reason: str) -> None:
@@ -119,7 +120,22 @@ def test_standard_files(tmp_path: Path, name: str, content: str, texts: list[str
         ("p.tsv", "", r"header .*columns prompt, prompts, caption, got the columns \(none\)"),
         ("p.tsv", "Prompt,Category\na,b\n", "got the columns Prompt,Category"),
         ("p.csv", "text,id\na cat,1\n", "got the columns text, id"),
-        ("p.csv", "prompt,id\n,1\n", "prompt 0 must be a text that is not empty"),
+        ("p.csv", "prompt,id\na cat,1\n,2\n", "empty cell in column 'prompt' in line 3"),
+        ("p.csv", 'prompt\n"two\nlines"\n" "\n', "empty cell in column 'prompt' in line 4"),
+        ("p.tsv", "prompt\tid\n\t1\n", "empty cell in column 'prompt' in line 2"),
+        ("p.csv", 'prompt\na cat\n"a dog\na cow\n', "row that begins in line 3: unexpected end"),
+        ("p.csv", 'prompt\n"a" dog,1\n', "row that begins in line 2: .*expected after"),
+        ("p.csv", "prompt,id\na\0cat,1\n", "prompt 0 must be made of characters|NUL"),
+        ("p.csv", "prompt\n" + "x" * 200_000 + "\n", "field larger than field limit"),
+        ("p.txt", "a cat\na\0dog\n", "prompt 1 must be made of characters, got NUL or half"),
+        ("p.json", '["a cat", "\\ud83d"]', "prompt 1 must be made of characters, got NUL or half"),
+        ("p.json", "[" * 200_000, "is not valid JSON: it is nested too deeply"),
+        ("p.jsonl", '"a cat"\n' + "[" * 200_000, "is not valid JSON in line 2: it is nested too"),
+        ("p.jsonl", '"a cat"\n\n""\n', "prompts that are not empty, got in line 3 ''"),
+        ("p.csv", "prompt,negative_prompt\na cat,dog\n", "negative prompt, 'dog' in line 2"),
+        ("p.tsv", "Prompt\tNegative Prompt\na\t\nb\tdog\n", "negative prompt, 'dog' in line 3"),
+        ("p.jsonl", '{"prompt": "a", "negative_prompt": "dog"}', "prompt, 'dog' in line 1"),
+        ("p.json", '[{"prompt": "a", "negative_prompt": "dog"}]', "prompt, 'dog' in item 1"),
         ("p.jsonl", '{"prompt": "a cat"}\n{"prompt": \n', "not valid JSON in line 2"),
         ("p.jsonl", '{"tag": "counting"}\n', "one of the keys .* got in line 1 .*counting"),
         ("p.json", '[{"prompt": 3}]', "got in item 1"),
@@ -136,6 +152,60 @@ def test_malformed_standard_files(
     with pytest.raises(InvalidInputError, match=reason) as error:
         load_prompts(str(file))
     assert str(file) in str(error.value)
+    assert len(str(error.value)) < 600
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "others"),
+    [
+        ("p.csv", "id,prompt,Category\n1,a cat,x\n", "id, Category"),
+        ("p.tsv", PARTI, "Category, Challenge, Note"),
+        ("p.jsonl", GENEVAL, "tag, include, exclude"),
+        ("p.json", HPD_ANNOTATIONS, "image_path, rank"),
+        ("p.csv", "prompt,negative_prompt\na cat,\n", None),
+        ("p.csv", "Prompt\na cat\n", None),
+        ("p.json", '["a cat"]', None),
+    ],
+)
+def test_what_is_not_used_is_named_once(
+    tmp_path: Path, name: str, content: str, others: str | None
+) -> None:
+    file = tmp_path / name
+    file.write_text(content)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert len(load_prompts(str(file))) > 0
+    messages = [str(warning.message) for warning in caught]
+    expected = f"the prompt file {file}: only its prompts are used, not {others}"
+    assert messages == ([] if others is None else [expected])
+
+
+def test_comments_in_text_files(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_text("# animals\na cat\n  # indented\n#\n#1 fan\n#hashtag\na # b\n")
+    assert load_prompts(file).texts == ("a cat", "#1 fan", "#hashtag", "a # b")
+
+
+def test_rows_without_anything_are_empty_lines(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.csv"
+    file.write_text("prompt,negative_prompt\na cat,\n,\n\na dog,\n")
+    assert load_prompts(file).texts == ("a cat", "a dog")
+
+
+def test_paths_and_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "prompts.txt").write_text("a cat\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for spec in (
+        tmp_path / "prompts.txt",
+        "~/prompts.txt",
+        "~/prompts.txt:train",
+        Path("~/prompts.txt"),
+    ):
+        assert load_prompts(spec).texts == ("a cat",)
+    with pytest.raises(InvalidInputError, match="home"):
+        load_prompts("~nobody-here/prompts.txt")
+    with pytest.raises(InvalidInputError, match=r"cannot be read|does not exist"):
+        load_prompts("x" * 5000 + ".txt")
 
 
 def test_other_suffixes_are_no_prompt_files(tmp_path: Path) -> None:

@@ -122,15 +122,27 @@ def test_the_hash_is_that_of_texts_and_order() -> None:
         ([], "list must hold at least one prompt"),
         (["a cat", ""], "prompt 1 must be a text"),
         (["a cat", 3], "prompt 1 must be a text"),
-        (["a cat", "a cat"], "twice or more"),
+        (["a cat", "a cat"], "prompts must differ, got 'a cat' twice or more"),
+        ([f"prompt {i // 2}" for i in range(10_000)], "'prompt 2' and 4997 others twice or more"),
+        (["x" * 100_000] * 2, "twice or more"),
+        (["a cat", "\ud800"], "prompt 1 must be made of characters"),
+        (["a\0cat"], "prompt 0 must be made of characters"),
+        (["a cat", b"a dog"], "prompt 1 must be a text"),
+        ({"a cat": 1}, "expected prompts as a list of texts, .*, got dict: {'a cat': 1}"),
+        ({"a cat"}, "got set"),
+        (b"animals", "got bytes"),
+        (len, "got builtin_function_or_method"),
+        (3, "got int: 3"),
+        (None, "got NoneType"),
         ("emoji", r"unknown prompt set 'emoji'; known: animals\[:held_out\], .*emoji-captions"),
         ("emoji-objects:test", "unknown prompt set 'emoji-objects:test'"),
         ("nowhere.txt", "nowhere.txt does not exist"),
     ],
 )
 def test_bad_specifications_are_refused(spec: object, reason: str) -> None:
-    with pytest.raises(InvalidInputError, match=reason):
+    with pytest.raises(InvalidInputError, match=reason) as error:
         load_prompts(spec)
+    assert len(str(error.value)) < 600
 
 
 def test_no_prompt_is_both_trained_and_tested() -> None:
