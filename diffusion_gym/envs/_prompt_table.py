@@ -48,6 +48,7 @@ class PromptTable:
         self._cache: dict[int, PromptEmbedding] = {}
         self._complete: EmbeddingFile | None = None  # all there will ever be
         check_prompts(reward, self._texts)
+        model.warn_of_cut_prompts(self._texts)
 
     def __len__(self) -> int:
         """Number of prompts known."""
@@ -80,7 +81,11 @@ class PromptTable:
 
     def ids(self, texts: Iterable[str]) -> PromptIds:
         """The numbers of texts that were checked; one met for the first time gets a new one."""
-        return np.array([self._id(text) for text in texts], dtype=np.int64)
+        known = len(self)
+        numbers = np.array([self._id(text) for text in texts], dtype=np.int64)
+        if len(self) > known:
+            self._model.warn_of_cut_prompts(self._texts[known:])
+        return numbers
 
     def _id(self, text: str) -> int:
         if text not in self._ids:

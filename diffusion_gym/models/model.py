@@ -184,9 +184,13 @@ class DiffusionModel:
             The embeddings of B rows, float32 on the model's device.
 
         Raises:
-            InvalidInputError: The text encoders have been freed.
+            InvalidInputError: The text encoders have been freed, or there is no prompt.
             ModelLoadError: They gave numbers that are not finite.
         """
+        if isinstance(prompts, str) or not prompts:
+            raise InvalidInputError(
+                f"expected a list of at least one prompt to encode, got {prompts!r}"
+            )
         encoders = self.text_encoders.encoders
         embedding = self._architecture.encode(encoders, prompts, self.prompt_embedding_shape)
         broken = ~embedding.tokens.isfinite().flatten(1).all(1)
@@ -233,7 +237,7 @@ class DiffusionModel:
         lengths = ", ".join(f"{part} {length}" for part, length in self._contexts().items())
         warnings.warn(
             f"model {self.name!r} does not read the end of {count} of {len(prompts)} prompts, "
-            f"such as {shown!r} ({how_much}): its text encoders read so many tokens: {lengths}. "
+            f"such as {shown!r} ({how_much}; its text encoders read {lengths}). "
             "Prompts that begin alike can look the same to it",
             stacklevel=2,
         )

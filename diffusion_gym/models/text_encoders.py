@@ -29,6 +29,8 @@ class TextEncoder:
 
     def token_counts(self, prompts: Sequence[str]) -> list[int]:
         """How many tokens each prompt has, start and end tokens included, if nothing is cut."""
+        if not prompts:
+            return []
         ids = self.tokenizer(list(prompts), truncation=False, verbose=False).input_ids
         return [len(tokens) for tokens in ids]
 

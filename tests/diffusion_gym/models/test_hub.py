@@ -19,10 +19,13 @@ COMMIT = "0123456789" * 4
 SCRIPT = """
 import json, sys
 from diffusion_gym.errors import ModelLoadError
-from diffusion_gym.models import load_model
+from diffusion_gym.models import load_model, model_defaults
 answers = []
 for name, options in json.loads(sys.argv[1]):
     try:
+        if options.pop("defaults", False):
+            answers.append(model_defaults(name, options).num_inference_steps)
+            continue
         model = load_model(name, **options)
         answers.append([str(model.folder), model.weights_hash])
     except ModelLoadError as error:
@@ -148,6 +151,20 @@ def test_models_on_the_hub(hub, sdxl_folder, tmp_path):
     assert "fp16" in revision
     for message in (gated, missing, revision):
         assert "\n" not in message
+
+
+@pytest.mark.slow
+def test_a_models_defaults_need_one_small_file(hub, tmp_path):
+    address, requested = hub
+    steps, missing = load_elsewhere(
+        address,
+        tmp_path,
+        ("somebody/small", {"defaults": True, "variant": "fp16"}),
+        ("nobody/nothing", {"defaults": True}),
+    )
+    assert steps == 50
+    assert set(requested) == {"model_index.json"}
+    assert "the hub shows no 'nobody/nothing': it does not exist, or is private" in missing
 
 
 @pytest.mark.slow

@@ -141,6 +141,12 @@ def test_devices_that_are_none(device):
         load_model(device=device)
 
 
+@pytest.mark.parametrize("prompts", [[], (), "a cat"])
+def test_no_list_of_prompts(prompts):
+    with pytest.raises(InvalidInputError, match="a list of at least one prompt to encode, got"):
+        load_model().encode(prompts)
+
+
 def test_a_device_itself_will_do():
     assert load_model(device=torch.device("cpu")).device == torch.device("cpu")
 

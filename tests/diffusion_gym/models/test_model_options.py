@@ -8,9 +8,12 @@ import diffusers
 import pytest
 import torch
 from checkpoints import Checkpoint
+from safetensors.torch import load_file, save_file
 
 from diffusion_gym.errors import InvalidInputError, ModelLoadError
-from diffusion_gym.models import load_model
+from diffusion_gym.models import load_model, model_defaults, resolved_name
+from diffusion_gym.models.checkpoint import FolderCheckpoint
+from diffusion_gym.models.decoder import failed_images
 
 
 def noise(*shape):
@@ -85,6 +88,138 @@ def test_values_that_float16_cannot_hold(sdxl_folder, tmp_path):
         .isfinite()
         .all()
     )
+
+
+def test_images_that_overflow_are_counted_with_what_to_do(sdxl_folder, tmp_path):
+    folder = shutil.copytree(sdxl_folder, tmp_path / "sdxl")
+
+    def inflate(tensors):
+        for name in ("weight", "bias"):
+            tensors[f"decoder.conv_in.{name}"] *= 1e6
+
+    Checkpoint(folder).edit_weights("vae", inflate)
+    model = load_model(folder, dtype="float16", vae_dtype="float16")
+    latents = noise(3, 4, 8, 8)
+    latents[1] *= 1e-9
+    images = model.decode(latents)
+    failed = failed_images(images)
+    assert failed.tolist() == [bool(image.isnan().any()) for image in images]
+    assert failed.any()
+    message = model.decoder.failure(images)
+    assert message.startswith(f"the image decoder gave NaN for {int(failed.sum())} of 3 images, in")
+    assert "float16: try model_options={'vae_dtype': 'float32'}" in message
+    exact = load_model(folder, vae_dtype="float32")
+    assert exact.decoder.failure(exact.decode(latents)) is None
+    broken = exact.decode(latents * torch.nan)
+    assert "NaN for 3 of 3 images, in float32: the latents" in exact.decoder.failure(broken)
+
+
+def test_an_infinite_pixel_is_not_a_white_one(sd1_folder, tmp_path):
+    folder = shutil.copytree(sd1_folder, tmp_path / "sd1")
+
+    def infinite(tensors):
+        tensors["decoder.conv_out.bias"][:] = torch.inf
+
+    Checkpoint(folder).edit_weights("vae", infinite)
+    assert load_model(folder).decode(noise(1, 4, 8, 8)).isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "advice"),
+    [("float16", "try dtype='float32', or 'bfloat16'"), ("float32", "weights are damaged")],
+)
+@pytest.mark.parametrize("kind", ["sd1", "sdxl"])
+def test_text_encoders_that_give_nan_say_so(request, tmp_path, kind, dtype, advice):
+    folder = shutil.copytree(request.getfixturevalue(f"{kind}_folder"), tmp_path / kind)
+    part = "text_encoder" if kind == "sd1" else "text_encoder_2"
+    (file,) = (folder / part).glob("*.safetensors")
+    tensors = load_file(file)
+    name = next(name for name in tensors if name.endswith("layers.0.mlp.fc1.bias"))
+    tensors[name] += 1e6 if dtype == "float16" else torch.nan
+    save_file(tensors, file, metadata={"format": "pt"})
+    model = load_model(folder, dtype=dtype)
+    with pytest.raises(
+        ModelLoadError, match="NaN or infinity for 2 of 2 prompts, such as 'a cat'"
+    ) as caught:
+        model.encode(["a cat", "a dog"])
+    assert f"in {dtype}: " in str(caught.value)
+    assert advice in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", ["sd1", "sd2", "sdxl", "sd3"])
+def test_a_denoiser_is_read_in_its_precision(request, kind, dtype, monkeypatch):
+    """Its weights are those of a float32 one, rounded; of which there is never a copy."""
+    model = load_model(request.getfixturevalue(f"{kind}_folder"))
+    expected = model.new_denoiser().state_dict()
+    read = []
+    network = FolderCheckpoint.network
+
+    def watched(self, part, dtype):
+        read.append((part, dtype))
+        return network(self, part, dtype)
+
+    monkeypatch.setattr(FolderCheckpoint, "network", watched)
+    denoiser = model.new_denoiser(dtype)
+    part = "transformer" if kind == "sd3" else "unet"
+    assert read == [(part, dtype)]
+    assert not any(weight.requires_grad for weight in denoiser.parameters())
+    for name, weight in denoiser.state_dict().items():
+        assert weight.dtype == dtype, name
+        assert torch.equal(weight, expected[name].to(dtype)), name
+
+
+# ------------------------------------------------------------------------- names and defaults
+
+
+@pytest.mark.parametrize("kind", ["sd1", "sd2", "sdxl", "sd3"])
+def test_a_models_defaults_without_loading_it(request, tmp_path, kind):
+    folder = request.getfixturevalue(f"{kind}_folder")
+    model = load_model(folder)
+    shutil.copy(folder / "model_index.json", tmp_path)
+    for name in (folder, str(folder), tmp_path):  # the last holds nothing else
+        defaults = model_defaults(name)
+        assert defaults == model.defaults
+        assert defaults.num_inference_steps == model.default_num_inference_steps
+    assert defaults.num_inference_steps == (10 if kind == "sd3" else 50)
+
+
+def test_defaults_of_other_names(tmp_path, sd1_folder, sdxl_folder):
+    assert model_defaults() == model_defaults("emoji-64") == load_model().defaults
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"not looked at")
+    expected = load_model(sdxl_folder).defaults
+    assert model_defaults(file, {"config": str(sdxl_folder)}) == expected
+    assert model_defaults(sd1_folder, {"variant": "fp16"}) == load_model(sd1_folder).defaults
+    with pytest.raises(InvalidInputError, match="unknown model option 'varient'"):
+        model_defaults(sd1_folder, {"varient": "fp16"})
+    with pytest.raises(InvalidInputError, match="unknown model 'emoji-65'"):
+        model_defaults("emoji-65")
+    with pytest.raises(ModelLoadError, match="could not be had from the model hub"):
+        model_defaults("nobody/no-such-model")
+
+
+def test_a_name_that_means_the_same_everywhere(sd1_folder, tmp_path, monkeypatch):
+    link = tmp_path / "models" / "mine"
+    link.parent.mkdir()
+    link.symlink_to(sd1_folder)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("models/mine", "./models/mine", "~/models/mine", link, str(link)):
+        assert resolved_name(name) == str(link)
+    for name in ("emoji-64", "nobody/no-such-model", "no-such-folder"):
+        assert resolved_name(name) == name
+    (tmp_path / "emoji-64").mkdir()
+    assert resolved_name("emoji-64") == "emoji-64"
+
+
+def test_another_model_in_its_place_is_refused(sd1_folder, sd2_folder):
+    model, other = load_model(sd1_folder), load_model(sd2_folder)
+    model.check_weights(model.weights_hash)
+    with pytest.raises(
+        ModelLoadError, match=f"hash {model.weights_hash}, got {other.weights_hash}"
+    ):
+        other.check_weights(model.weights_hash)
 
 
 # ---------------------------------------------------------------------------------- memory
