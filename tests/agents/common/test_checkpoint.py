@@ -73,8 +73,18 @@ def test_a_loaded_agent_predicts_without_an_environment(tmp_path: Path) -> None:
     agent.save(tmp_path / "agent.zip")
     loaded = DiffusionPPO.load(tmp_path / "agent.zip")
     observation = agent.env.reset()
-    ours, theirs = (a.predict(observation, deterministic=True)[0] for a in (agent, loaded))
-    assert (ours == theirs).all()
+    fresh = make_agent()
+    fresh.policy.load_state_dict(
+        {name: weight + 1 for name, weight in fresh.policy.state_dict().items()}
+    )
+    for deterministic in (True, False):
+        for one in (agent, loaded, fresh):
+            one.policy.generator.manual_seed(0)
+        ours, theirs, others = (
+            a.predict(observation, deterministic=deterministic)[0] for a in (agent, loaded, fresh)
+        )
+        assert (ours == theirs).all()
+        assert (ours != others).any()
 
 
 def test_an_agent_refuses_an_environment_of_another_model(tmp_path: Path) -> None:

@@ -490,15 +490,21 @@ def test_without_noise_the_env_works_all_the_same():
 
 
 @pytest.mark.parametrize("array_type", ["numpy", "torch"])
-def test_a_step_costs_well_under_a_millisecond(array_type):
+def test_a_step_costs_next_to_nothing_beside_the_denoiser(array_type):
+    """Measured against each other, as how fast this machine is just now is not known."""
     envs = make_vec(num_envs=64, array_type=array_type, num_inference_steps=50)
     observation, _ = envs.reset(seed=0)
     seconds = []
-    for _ in range(40):
+    for _ in range(20):
         start = time.perf_counter()
         observation = envs.step(observation["latent"])[0]
         seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 1e-3
+    denoiser, embedding = envs.model.new_denoiser(), envs.model.encode(["a cat"]).expand(64)
+    latents, timesteps = torch.zeros(64, *envs.model.latent_shape), torch.full((64,), 500)
+    start = time.perf_counter()
+    with torch.no_grad():
+        denoiser(latents, timesteps, embedding)
+    assert min(seconds) < 0.02 * (time.perf_counter() - start)
 
 
 def test_finished_episodes_says_what_it_expects():
