@@ -76,7 +76,8 @@ def load_open_clip(
         reward: What needs the model, for messages.
 
     Raises:
-        InvalidInputError: Unknown architecture or dtype, or no weights were named.
+        InvalidInputError: Unknown architecture or dtype, or no weights were named, or they were
+            trained with another activation than the architecture has.
         ModelLoadError: open_clip is not installed, or the weights are missing, damaged or of
             another architecture.
     """
@@ -143,6 +144,27 @@ def _check_names(open_clip: Any, architecture: str, pretrained: str | None, rewa
             f"{reward} needs weights for {architecture}, looked for at {pretrained!r}: there is no "
             f"such file, and it is none of the tags {', '.join(tags)}"
         )
+    _check_activation(open_clip, architecture, pretrained, reward)
+
+
+def _check_activation(open_clip: Any, architecture: str, tag: str, reward: str) -> None:
+    """Refuses weights trained with another activation, for which open_clip has a warning only."""
+    quick = [
+        bool((config or {}).get("quick_gelu", False))
+        for config in (
+            open_clip.get_pretrained_cfg(architecture, tag),
+            open_clip.get_model_config(architecture),
+        )
+    ]
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    if tag.lower() not in tags or quick[0] == quick[1]:
+        return
+    names = ["GELU", "QuickGELU"]
+    other = f"{architecture}-quickgelu" if quick[0] else architecture.removesuffix("-quickgelu")
+    raise InvalidInputError(
+        f"{reward}'s weights {tag!r} were trained with {names[quick[0]]}, and {architecture} has "
+        f"{names[quick[1]]}, so that the scores would be wrong: expected architecture {other!r}"
+    )
 
 
 def _preprocessing(architecture: str, config: dict[str, Any], fit: Fit | None) -> Preprocessing:

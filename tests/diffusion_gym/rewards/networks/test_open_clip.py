@@ -100,6 +100,16 @@ def test_says_what_to_do_about_wrong_names(open_clip_folder: Path, tmp_path: Pat
         load_open_clip(name, None, "cpu")
 
 
+@pytest.mark.parametrize(
+    ("architecture", "tag"),
+    [("ViT-B-32", "openai"), ("ViT-B-32", "metaclip_400m"), ("ViT-L-14", "OpenAI")],
+)
+def test_weights_trained_with_another_activation_are_refused(architecture: str, tag: str) -> None:
+    """They fit in shape, and give other scores."""
+    with pytest.raises(InvalidInputError, match=f"would be wrong: .*'{architecture}-quickgelu'$"):
+        load_open_clip(architecture, tag, "cpu")
+
+
 def test_weights_of_another_architecture_and_tags_offline(tmp_path: Path) -> None:
     torch.save({"other": torch.zeros(2)}, tmp_path / "other.pt")
     with pytest.raises(ModelLoadError, match=r"cannot load open_clip's ViT-S-32-alt from .*other"):
