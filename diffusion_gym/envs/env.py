@@ -80,9 +80,15 @@ class DiffusionT2IEnv(gymnasium.Env[SingleObservation, npt.NDArray[np.float32]])
         """
         # Checked first: where it is refused, nothing has changed.
         _, seeds = self._batch.checked_reset(None if seed is None else [seed], options)
+        before = self.np_random, self.np_random_seed
         super().reset(seed=None if seeds is None else seeds[0])
         self._share_generator()
-        observation, infos = self._batch.reset(options=options)
+        try:
+            observation, infos = self._batch.reset(options=options)
+        except BaseException:  # such as a prompt that the text encoders overflow on
+            self._np_random, self._np_random_seed = before
+            self._share_generator()
+            raise
         return _first(observation), row_of(infos, 0)
 
     @one_thread
