@@ -23,7 +23,7 @@ from peft.tuners.lora import LoraLayer
 from peft.utils import get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from small_agents import STEPS, make_agent, make_env
+from small_agents import make_agent, make_env
 
 from agents.policy import UNetPolicy
 from agents.policy.export import LORA_FILE, ExportError, _load_adapters, export
