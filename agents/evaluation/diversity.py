@@ -41,7 +41,8 @@ def embedding_diversity(embeddings: Array) -> Array:
     directions = embeddings / np.linalg.norm(embeddings, axis=2, keepdims=True)
     first, second = np.triu_indices(embeddings.shape[1], k=1)
     cosines = np.einsum("pkd,pkd->pk", directions[:, first], directions[:, second])
-    return 1 - cosines.mean(axis=1)
+    distances: Array = 1 - cosines.mean(axis=1)
+    return distances
 
 
 def structural_diversity(images: npt.NDArray[np.uint8]) -> Array:

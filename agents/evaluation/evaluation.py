@@ -1,7 +1,10 @@
 """Measuring a policy on prompts that it was not trained on."""
 
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +16,11 @@ from agents.evaluation.image_metrics import Array, ImageMetrics, Images
 from agents.policy import UNetPolicy
 from agents.ppo.update import gaussian_kl
 from diffusion_gym.envs.infos import finished_episodes
+from diffusion_gym.errors import InvalidInputError
 from diffusion_gym.schedules.base import DenoisingStep
 
 KL_TO_BASE = "kl_to_base"
+"""Name of the drift from the base model among the metrics."""
 
 
 @dataclass
@@ -31,7 +36,8 @@ class Evaluation:
             each ``[P, S]``.
         metrics: Signs of over-optimisation by name, each ``[P]``: ``diversity/clip`` and
             ``diversity/structure`` (`agents.evaluation.diversity`; absent where S = 1), and
-            ``kl_to_base`` (`evaluate`; absent where no step is stochastic).
+            ``kl_to_base``, a mean over latent dimensions and stochastic steps (`evaluate`; absent
+            where no step is stochastic).
         left_out: Why a reward is not among the others, by name.
     """
 
@@ -49,6 +55,13 @@ class Evaluation:
         columns = {"reward": self.rewards} | others | self.metrics
         return {name: mean(values) for name, values in columns.items()}
 
+    def failures(self) -> str | None:
+        """A sentence on the images whose reward could not be computed, or None if all could."""
+        failed = int(np.isnan(self.rewards).sum())
+        if not failed:
+            return None
+        return f"the reward could not be computed for {failed} of {self.rewards.size} images"
+
 
 def evaluate(
     policy: UNetPolicy,
@@ -59,15 +72,20 @@ def evaluate(
     seed: int,
     image_metrics: ImageMetrics | None = None,
 ) -> Evaluation:
-    """Draws images with a policy, from noise that depends on the seed alone.
+    """Draws images with a policy, from noise that belongs to each image.
 
+    The initial latent and every step's noise of an image depend on the seed, the text of its
+    prompt and its number among that prompt's images, and on nothing else: any batch size, any
+    device and any company of other prompts give the same picture, up to the rounding of kernels.
     Two policies evaluated with the same arguments start from the same latents and add the same
-    noise at every step, so their images can be compared one by one. Neither the policy's
-    generator nor its count of denoiser evaluations is changed.
+    noise at every step, so their images can be compared one by one. Neither the policy's generator
+    nor its count of denoiser evaluations is changed.
 
     With image metrics, ``kl_to_base`` is measured along the way: the mean of ‖μ - μ_base‖² / (2σ²)
-    over latent dimensions and over the stochastic steps of each prompt's first trajectory. The
-    other trajectories would add little to a mean over prompts, and a denoiser evaluation per step.
+    over latent dimensions and over the stochastic steps of each prompt's first trajectory. The KL
+    divergence of whole trajectories is that times dimensions times stochastic steps: .248 on 1,024
+    dimensions and 10 steps is 2,540 nats. The other trajectories would add little to a mean over
+    prompts, and a denoiser evaluation per step.
 
     Args:
         policy: The policy.
@@ -76,31 +94,85 @@ def evaluate(
         prompts: Most prompts to use, spread evenly over the environment's, which may be sorted.
         seed: Seed of the noise.
         image_metrics: What to measure besides the reward; None measures the reward only.
+
+    Raises:
+        InvalidInputError: The environment has another model than the policy.
     """
     base: Any = env.unwrapped
+    _check_model(policy, base)
+    # 1. Which images, and where their noise comes from.
     count = min(prompts, len(base.prompts))
     chosen = np.linspace(0, len(base.prompts) - 1, count).round().astype(np.int64)
+    texts = [base.prompts[i] for i in chosen]
     ids = np.repeat(chosen, samples)
+    seeds = np.array(_image_seeds(seed, texts, samples))
     compared = (np.arange(len(ids)) % samples == 0) & (image_metrics is not None)
-    state, evaluations = policy.generator.get_state(), policy.denoiser_evaluations
-    policy.generator.manual_seed(seed)
-    batches = []
-    for start in range(0, len(ids), env.num_envs):
-        rows = slice(start, start + env.num_envs)
-        batches.append(_draw(policy, env, ids[rows], compared[rows], seed + start))
-    policy.generator.set_state(state)
-    policy.denoiser_evaluations = evaluations
-    merged = {key: np.concatenate([b[key] for b in batches]) for key in batches[0]}
-    divergence = merged.pop(KL_TO_BASE)[compared]
-    shaped = {key: v.reshape(count, samples, *v.shape[1:]) for key, v in merged.items()}
-    images, rewards = shaped.pop("image"), shaped.pop("reward")
-    result = Evaluation([base.prompts[i] for i in chosen], rewards, shaped, images)
+
+    # 2. The images, batch by batch.
+    evaluations = policy.denoiser_evaluations
+    try:
+        batches = [
+            _draw(policy, env, ids[rows], seeds[rows], compared[rows])
+            for rows in (slice(at, at + env.num_envs) for at in range(0, len(ids), env.num_envs))
+        ]
+    finally:
+        policy.denoiser_evaluations = evaluations
+
+    # 3. Their figures, by prompt.
+    def merged(parts: list[Any]) -> Any:
+        whole = np.concatenate(parts)
+        return whole.reshape(count, samples, *whole.shape[1:])
+
+    names = dict.fromkeys(name for batch in batches for name in batch.terms)
+    result = Evaluation(
+        prompts=texts,
+        rewards=merged([batch.rewards for batch in batches]),
+        terms={name: merged([batch.term(name) for batch in batches]) for name in names},
+        images=merged([batch.images for batch in batches]),
+    )
     if image_metrics is not None:
-        result.other_rewards, result.left_out = image_metrics.scores(images, result.prompts)
-        result.metrics = image_metrics.diversity(images)
+        result.other_rewards, result.left_out = image_metrics.scores(result.images, texts)
+        result.metrics = image_metrics.diversity(result.images)
         if policy.schedule.stochastic.any():
-            result.metrics[KL_TO_BASE] = divergence
+            result.metrics[KL_TO_BASE] = merged([b.divergence for b in batches])[:, 0]
     return result
+
+
+def _check_model(policy: UNetPolicy, base: Any) -> None:
+    ours, theirs = policy.model, base.model
+    if ours.weights_hash != theirs.weights_hash:
+        raise InvalidInputError(
+            f"the policy draws for the model {ours.name!r} with the weights "
+            f"{ours.weights_hash[:16]}…, expected an environment with the same ones, got "
+            f"{theirs.name!r} with {theirs.weights_hash[:16]}…"
+        )
+
+
+def _image_seeds(seed: int, texts: Sequence[str], samples: int) -> list[int]:
+    """A seed for each of the images, prompt by prompt, that depends on nothing but the image."""
+    images = (f"{seed} {number} {text}" for text in texts for number in range(samples))
+    digests = (hashlib.sha256(image.encode("utf-8", "surrogatepass")).digest() for image in images)
+    return [int.from_bytes(digest[:4], "big") for digest in digests]
+
+
+class _Batch(NamedTuple):
+    """What one batch gave, of N images.
+
+    Attributes:
+        images: ``[N, H, W, 3]`` uint8.
+        rewards: ``[N]``; NaN where the reward could not be computed.
+        terms: The reward's parts, ``[N]`` each; none where no image could be scored.
+        divergence: ``[N]``; NaN where the image is not compared with the base model's.
+    """
+
+    images: Images
+    rewards: Array
+    terms: dict[str, Array]
+    divergence: Array
+
+    def term(self, name: str) -> Array:
+        """One of the terms, NaN where there is none."""
+        return self.terms.get(name, np.full_like(self.rewards, np.nan))
 
 
 @torch.no_grad()
@@ -108,37 +180,42 @@ def _draw(
     policy: UNetPolicy,
     env: VectorEnv[Any, Any, Any],
     ids: npt.NDArray[Any],
+    seeds: npt.NDArray[Any],
     compared: npt.NDArray[np.bool_],
-    seed: int,
-) -> dict[str, npt.NDArray[Any]]:
-    """One batch; a last, smaller one is filled up with rows that are then left out.
-
-    ``kl_to_base`` is NaN in the rows that are not to be compared with the base model.
-    """
+) -> _Batch:
+    """One batch; a last, smaller one is filled up with rows that are then left out."""
     base: Any = env.unwrapped
-    padded = np.resize(ids, env.num_envs)
+    padded, row_seeds = np.resize(ids, env.num_envs), np.resize(seeds, env.num_envs).tolist()
+    # On the host whatever the device is, so that the noise is the same on all.
+    generators = [torch.Generator().manual_seed(number) for number in row_seeds]
     rows = torch.from_numpy(np.flatnonzero(compared)).to(base.device)
-    observation, infos = env.reset(seed=seed, options={"prompt_ids": padded})
+    observation, infos = env.reset(seed=row_seeds, options={"prompt_ids": padded})
     rewards = torch.zeros(env.num_envs)
     divergences = []
     for _ in range(base.schedule.num_steps):
-        actions, _, gaussian = policy.act(observation)
+        shape = observation["latent"].shape[1:]
+        noise = torch.stack([torch.randn(shape, generator=own) for own in generators])
+        actions, _, gaussian = policy.act(observation, noise=noise)
         if gaussian.stochastic and len(rows):
             chosen = {key: value[rows] for key, value in observation.items()}
             other = policy.base_transition(*policy.conditions(chosen))
-            parts = gaussian.mean, gaussian.std, gaussian.predicted_clean
-            own = DenoisingStep(*(part[rows] for part in parts))
-            divergences.append(gaussian_kl(own, other))
+            parts = (gaussian.mean, gaussian.std, gaussian.predicted_clean)
+            mean, std, clean = (part[rows] for part in parts)
+            divergences.append(gaussian_kl(DenoisingStep(mean, std, clean), other))
         base.report(gaussian.predicted_clean)
         observation, rewards, _, _, infos = env.step(actions)
+
     episodes = finished_episodes(infos)
-    columns = {"reward": rewards.double().masked_fill(~episodes.reward_valid, torch.nan)}
-    columns |= {name: term.double() for name, term in episodes.reward_terms.items()}
-    columns["image"] = episodes.image
-    columns[KL_TO_BASE] = torch.full_like(columns["reward"], torch.nan)
+    rewards = rewards.double().masked_fill(~episodes.reward_valid, torch.nan)
+    divergence = torch.full_like(rewards, torch.nan)
     if divergences:
-        columns[KL_TO_BASE][rows] = torch.stack(divergences).double().mean(0)
-    return {name: value.cpu().numpy()[: len(ids)] for name, value in columns.items()}
+        divergence[rows] = torch.stack(divergences).double().mean(0)
+
+    def column(values: torch.Tensor) -> Any:
+        return values.cpu().numpy()[: len(ids)]
+
+    terms = {name: column(term.double()) for name, term in episodes.reward_terms.items()}
+    return _Batch(column(episodes.image), column(rewards), terms, column(divergence))
 
 
 def mean(values: Array) -> float:
@@ -149,13 +226,23 @@ def mean(values: Array) -> float:
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """Mean of a difference with its 95% confidence interval."""
+    """Mean of a difference with its 95% confidence interval.
+
+    Attributes:
+        mean: The mean; NaN where nothing could be measured.
+        low: The interval's lower end; NaN where one value alone gives no interval.
+        high: Its upper end; likewise.
+    """
 
     mean: float
     low: float
     high: float
 
     def __str__(self) -> str:
+        if math.isnan(self.mean):
+            return "not measured"
+        if math.isnan(self.low):
+            return f"{self.mean:+.3f} (one value: no interval)"
         return f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
 
 
@@ -163,7 +250,8 @@ def paired_difference(before: Array, after: Array) -> PairedDifference:
     """Student's t interval of ``after - before``, with the prompt as the unit.
 
     Images of one prompt are no independent measurements of what happens on new prompts, so they
-    are averaged first. What could not be measured both times is left out.
+    are averaged first. What could not be measured both times is left out. One prompt says nothing
+    about others: there is no interval then.
 
     Args:
         before: ``[P, S]``, or ``[P]`` for what is measured per prompt.
@@ -173,8 +261,23 @@ def paired_difference(before: Array, after: Array) -> PairedDifference:
     measured = ~np.isnan(differences).all(axis=1)
     per_prompt = np.nanmean(differences[measured], axis=1)
     average = mean(per_prompt)
-    spread = float(stats.sem(per_prompt)) if len(per_prompt) > 1 else 0.0
-    if spread == 0.0:
+    if len(per_prompt) < 2:
+        return PairedDifference(average, math.nan, math.nan)
+    spread = float(stats.sem(per_prompt))
+    if spread == 0.0:  # scipy would divide by it
         return PairedDifference(average, average, average)
     low, high = stats.t.interval(0.95, len(per_prompt) - 1, average, spread)
     return PairedDifference(average, float(low), float(high))
+
+
+def pairs(
+    before: Mapping[str, Array], after: Mapping[str, Array]
+) -> Iterator[tuple[str, Array, Array]]:
+    """What was measured before or after, by name, with NaN where it was not.
+
+    A term of a reward is missing, for instance, where no image could be scored.
+    """
+    for name in dict.fromkeys((*before, *after)):
+        known = before[name] if name in before else after[name]
+        missing = np.full_like(known, np.nan)
+        yield name, before.get(name, missing), after.get(name, missing)

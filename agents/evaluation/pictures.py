@@ -1,7 +1,16 @@
-"""The pictures that a run ends with."""
+"""The pictures that a run ends with.
+
+What users write, prompts and names of rewards, is shown as it is: it is no markup, and whatever
+stands in it, the picture is drawn.
+"""
 
 import textwrap
+import unicodedata
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -12,12 +21,36 @@ from diffusion_gym.images import image_grid
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.text import Text
 
 Images = npt.NDArray[np.uint8]
-CAPTION_WIDTH = 22
-"""Characters of a prompt per line below its pictures."""
+DPI = 150
+
+CAPTION_WIDTH, CAPTION_LINES = 22, 6
+"""Characters of a prompt per line below its pictures, and lines; wide characters count twice."""
+
+CAPTION_SIZE = 6
+"""Of their letters, in points, where they fit."""
+
+NAME_LENGTH = 50
+"""Characters of a reward's name at an axis."""
 
 
+@contextmanager
+def _plain_text() -> Iterator[None]:
+    """Makes every text of the figures drawn inside mean what it says: no mathtext, no TeX.
+
+    Nor a warning for every character that the font lacks, for which it has a box.
+    """
+    plain: Any = {"text.parse_math": False, "text.usetex": False}
+    with matplotlib.rc_context(plain), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        yield
+
+
+@_plain_text()
 def before_after(
     before: Images,
     after: Images,
@@ -40,11 +73,12 @@ def before_after(
     columns = min(columns, len(prompts))
     shown = min(len(prompts), columns * rows)
     lines = -(-shown // columns)
-    captions = [textwrap.fill(prompt, CAPTION_WIDTH) for prompt in prompts[:shown]]
-    below = 0.08 + 0.1 * max(caption.count("\n") + 1 for caption in captions)  # inches
+    captions = [caption(prompt) for prompt in prompts[:shown]]
+    below = 0.08 + 0.1 * max(text.count("\n") + 1 for text in captions)  # inches
     height = 2.1 + below
-    figure = plt.figure(figsize=(0.3 + columns * 1.02, lines * height))
-    for line, part in enumerate(np.atleast_1d(figure.subfigures(lines, 1))):
+    figure = plt.figure(figsize=(0.3 + columns * 1.02, lines * height), dpi=DPI)
+    parts: list[SubFigure] = figure.subfigures(lines, 1, squeeze=False).flatten().tolist()
+    for line, part in enumerate(parts):
         axes = part.subplots(2, columns, squeeze=False)
         part.subplots_adjust(
             left=0.25 / (0.3 + columns),
@@ -60,7 +94,8 @@ def before_after(
         for column, k in enumerate(range(line * columns, min(shown, (line + 1) * columns))):
             for axis, images in zip(axes[:, column], (before, after), strict=True):
                 axis.imshow(images[k, 0], interpolation="nearest")
-            axes[1, column].set_xlabel(captions[k], fontsize=6, labelpad=2)
+            label = axes[1, column].set_xlabel(captions[k], fontsize=CAPTION_SIZE, labelpad=2)
+            _fit(label, axes[1, column])
         for axis in axes.flat:
             axis.set_visible(axis.has_data())
         for axis, label in zip(axes[:, 0], ("before", "after"), strict=True):
@@ -68,6 +103,7 @@ def before_after(
     _save(figure, path)
 
 
+@_plain_text()
 def reward_curve(
     images: list[float], rewards: list[float], held_out: tuple[float, float], name: str, path: Path
 ) -> None:
@@ -90,13 +126,14 @@ def reward_curve(
         label="held-out prompts, before and after",
     )
     axis.set_xlabel("images drawn (reward queries)")
-    axis.set_ylabel(name)
+    axis.set_ylabel(textwrap.shorten(_printable(name), NAME_LENGTH, placeholder=" …"))
     axis.grid(alpha=0.3)
     axis.legend()
     figure.tight_layout()
     _save(figure, path)
 
 
+@_plain_text()
 def credit_per_step(shares: list[float], path: Path) -> None:
     """Draws the mean share of every denoising step in the return.
 
@@ -121,6 +158,31 @@ def image_sheet(images: Images, columns: int, path: Path, *, scale: int = 2) -> 
     Image.fromarray(sheet).resize(size, Image.Resampling.NEAREST).save(path)
 
 
-def _save(figure: plt.Figure, path: Path) -> None:
-    figure.savefig(path, dpi=150)
+def caption(prompt: str) -> str:
+    """A prompt in few short lines; the end of a long one is left out."""
+    text = _printable(prompt)
+    wide = any(unicodedata.east_asian_width(character) in "WF" for character in text)
+    width = CAPTION_WIDTH // 2 if wide else CAPTION_WIDTH
+    lines = textwrap.wrap(text, width, max_lines=CAPTION_LINES, placeholder=" …")
+    return "\n".join(lines)
+
+
+def _fit(label: Text, axis: Axes) -> None:
+    """Makes a label smaller where it is wider than the picture above."""
+    width, room = label.get_window_extent().width, axis.get_window_extent().width
+    if width > room:
+        label.set_fontsize(CAPTION_SIZE * room / width)
+
+
+def _printable(text: str) -> str:
+    """Text of one line, in which what has no shape of its own is a space.
+
+    That is what Unicode calls "other": control characters, marks of direction, lone surrogates.
+    """
+    shown = (" " if unicodedata.category(c).startswith("C") else c for c in text)
+    return " ".join("".join(shown).split())
+
+
+def _save(figure: Figure, path: Path) -> None:
+    figure.savefig(path, dpi=DPI)
     plt.close(figure)

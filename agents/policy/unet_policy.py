@@ -192,13 +192,27 @@ class UNetPolicy(BasePolicy):
         return self.schedule.log_prob(actions, step, self.config.log_prob_reduction)
 
     @torch.no_grad()
-    def act(self, observation: dict[str, Tensor], deterministic: bool = False) -> PolicyStep:
-        """Draws the next latents for a batch of observations, with the policy's own generator."""
+    def act(
+        self,
+        observation: dict[str, Tensor],
+        deterministic: bool = False,
+        *,
+        noise: Tensor | None = None,
+    ) -> PolicyStep:
+        """Draws the next latents for a batch of observations.
+
+        Args:
+            observation: The environment's.
+            deterministic: Take the means.
+            noise: Standard normal noise of the latents' shape; None draws it with the policy's own
+                generator.
+        """
         step = self.transition(*self.conditions(observation))
         if deterministic:
             actions = step.mean
         else:
-            actions = self.schedule.sample(step, generator=self.generator)
+            generator = self.generator if noise is None else None
+            actions = self.schedule.sample(step, generator=generator, noise=noise)
         log_prob = (
             self.log_prob(actions, step) if step.stochastic else step.mean.new_zeros(len(actions))
         )

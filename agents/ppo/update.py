@@ -19,7 +19,8 @@ class UpdateLog(NamedTuple):
         clip_fraction: Share of pairs whose ratio left the clip range.
         approx_kl: Mean of ρ - 1 - log ρ, an estimate of KL(old || new) in the log-prob's reduction.
         ratio_deviation: Largest |ρ - 1|.
-        kl_to_base: Mean of ‖μ - μ_base‖² / (2σ²) over latent dimensions; 0 without a KL penalty.
+        kl_to_base: Mean of ‖μ - μ_base‖² / (2σ²) over latent dimensions and steps; NaN without a
+            KL penalty, since it is not computed then.
     """
 
     loss: Tensor
@@ -54,7 +55,7 @@ def ppo_loss(
     step = policy.transition(batch.latents, batch.steps, embedding)
     log_ratio = policy.log_prob(batch.next_latents, step) - batch.old_log_prob
     loss = clipped_surrogate(log_ratio.exp(), batch.advantages, clip_range)
-    kl_to_base = loss.new_zeros(())
+    kl_to_base = loss.new_full((), torch.nan)
     if kl_coef > 0:
         base = policy.base_transition(batch.latents, batch.steps, embedding)
         divergence = gaussian_kl(step, base).mean()

@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from agents.evaluation.evaluation import Evaluation, mean, paired_difference
+from agents.evaluation.evaluation import Evaluation, mean, paired_difference, pairs
 from agents.evaluation.image_metrics import Array
 from agents.evaluation.pictures import before_after, credit_per_step, reward_curve
 from agents.runs.run_folder import RunFolder, write_json
@@ -31,7 +31,7 @@ def comparison_table(before: Evaluation, after: Evaluation, reward: str, title: 
         "diversity and drift": (before.metrics, after.metrics),
     }
     for heading, (old, new) in sections.items():
-        if new:
+        if old or new:
             table.add_section()
             table.add_row(heading, style="bold")
             _add_rows(table, old, new)
@@ -39,8 +39,8 @@ def comparison_table(before: Evaluation, after: Evaluation, reward: str, title: 
 
 
 def _add_rows(table: Table, before: dict[str, Array], after: dict[str, Array]) -> None:
-    for name in after:
-        table.add_row(plain(f"  {name}"), *_cells(before[name], after[name]), style="dim")
+    for name, old, new in pairs(before, after):
+        table.add_row(plain(f"  {name}"), *_cells(old, new), style="dim")
 
 
 def _cells(before: Array, after: Array) -> tuple[str, str, str]:
@@ -53,6 +53,9 @@ def print_comparison(
 ) -> None:
     """Prints the table of two evaluations, and which rewards it lacks."""
     console.print(comparison_table(before, after, reward, title))
+    for when, evaluation in (("before", before), ("after", after)):
+        if failures := evaluation.failures():
+            say(console, f"{when}: {failures}", style="dim")
     for name, reason in after.left_out.items():
         say(console, f"{name} left out: it cannot read these prompts ({reason})", style="dim")
 
@@ -64,17 +67,18 @@ def comparison(before: Evaluation, after: Evaluation) -> dict[str, Any]:
         ``not_trained_on`` and ``metrics``: by name, ``before``, ``after``, and ``difference`` as
         [low end of its 95% interval, mean, high end]; None where nothing could be measured.
     """
-    pairs = {
+    groups = {
         "not_trained_on": (before.other_rewards, after.other_rewards),
         "metrics": (before.metrics, after.metrics),
     }
     return {
-        group: {name: _figures(old[name], new[name]) for name in new}
-        for group, (old, new) in pairs.items()
+        group: {name: _figures(old, new) for name, old, new in pairs(*both)}
+        for group, both in groups.items()
     }
 
 
 def _figures(before: Array, after: Array) -> dict[str, Any]:
+    """Means and their difference for JSON files, None where nothing could be measured."""
     difference = paired_difference(before, after)
     interval = (difference.low, difference.mean, difference.high)
     return {

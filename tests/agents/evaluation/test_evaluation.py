@@ -1,5 +1,7 @@
 import dataclasses
 import io
+import json
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +9,9 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 from rich.console import Console
 from scipy import stats
 from small_agents import STEPS, make_agent, make_env
@@ -15,12 +20,12 @@ from agents.evaluation.evaluation import Evaluation, evaluate, mean, paired_diff
 from agents.evaluation.image_metrics import ImageMetrics
 from agents.ppo import DiffusionPPO
 from agents.runs.builders import load_evaluation, make_image_metrics, save_evaluation
-from agents.runs.report import comparison, print_comparison
+from agents.runs.report import comparison, figures, print_comparison
 from agents.runs.run_folder import RunFolder
 from diffusion_gym.errors import InvalidInputError
 from diffusion_gym.models import PromptEmbedding
 from diffusion_gym.prompts import load_prompts
-from diffusion_gym.rewards import make_reward
+from diffusion_gym.rewards import RewardResult, make_reward
 from diffusion_gym.schedules.ddim import DDIMSchedule
 
 TRAINED_ON = "jpeg_compressibility"
@@ -87,12 +92,27 @@ def test_prompts_are_spread_over_a_sorted_set() -> None:
     assert result.prompts == [texts[0], texts[50], texts[99]]
 
 
+class Noise:
+    """The noise of some images of an evaluation with seed 1: (text, number) each."""
+
+    def __init__(self, *images: tuple[str, int]) -> None:
+        digests = [sha256(f"1 {number} {text}".encode()).digest() for text, number in images]
+        self.seeds = [int.from_bytes(digest[:4], "big") for digest in digests]
+        self.generators = [torch.Generator().manual_seed(seed) for seed in self.seeds]
+
+    def draw(self, shape: torch.Size) -> torch.Tensor:
+        return torch.stack([torch.randn(shape[1:], generator=g) for g in self.generators])
+
+
 def test_evaluation_draws_as_the_policy_acts(env: Any, after: Evaluation, trained: Any) -> None:
     policy = trained.policy
-    policy.generator.manual_seed(1)
-    observation, _ = env.reset(seed=1, options={"prompt_ids": np.array([0, 0, 1, 1])})
+    noise = Noise(("a cat", 0), ("a cat", 1), ("a dog", 0), ("a dog", 1))
+    options = {"prompt_ids": np.array([0, 0, 1, 1])}
+    observation, _ = env.reset(seed=noise.seeds, options=options)
     for _ in range(env.unwrapped.schedule.num_steps):
-        observation, rewards, _, _, infos = env.step(policy.act(observation).actions)
+        drawn = noise.draw(observation["latent"].shape)
+        actions = policy.act(observation, noise=drawn).actions
+        observation, rewards, _, _, infos = env.step(actions)
     images = infos["final_info"]["image"].numpy().reshape(2, 2, 64, 64, 3)
     np.testing.assert_array_equal(after.images[:2], images)
     np.testing.assert_array_equal(after.rewards[:2], rewards.reshape(2, 2))
@@ -115,8 +135,9 @@ def test_kl_to_base_by_hand(
     result = evaluate(agent.policy, env, samples=2, prompts=2, seed=1, image_metrics=monitor)
 
     denoiser = base.model.new_denoiser()
-    agent.policy.generator.manual_seed(1)
-    observation, _ = env.reset(seed=1, options={"prompt_ids": np.array([0, 0, 2, 2])})
+    noise = Noise(("a cat", 0), ("a cat", 1), ("a bird", 0), ("a bird", 1))
+    options = {"prompt_ids": np.array([0, 0, 2, 2])}
+    observation, _ = env.reset(seed=noise.seeds, options=options)
     expected = torch.zeros(4)
     for index in noisy:
         latents, embedding = observation["latent"], PromptEmbedding.observed(observation)
@@ -127,7 +148,8 @@ def test_kl_to_base_by_hand(
         own, other = (schedule.transition(output, latents, index) for output in outputs)
         distance = (own.mean - other.mean) / schedule.std[index]
         expected += distance.square().mean((1, 2, 3)) / 2 / len(noisy)
-        observation = env.step(agent.policy.act(observation).actions)[0]
+        drawn = noise.draw(latents.shape)
+        observation = env.step(agent.policy.act(observation, noise=drawn).actions)[0]
     assert (expected > 1e-5).all()
     np.testing.assert_allclose(result.metrics["kl_to_base"], expected[[0, 2]], rtol=1e-3)
 
@@ -267,6 +289,219 @@ def test_what_could_not_be_measured_is_left_out() -> None:
     assert comparison(unscored, unscored)["not_trained_on"]["r"]["before"] is None
 
 
+def test_what_could_be_computed_is_reported(capsys: Any) -> None:
+    """One batch fails altogether, and with it its terms; then everything."""
+    good, failed = np.array([[1.0, 2.0], [3.0, 4.0]]), np.full((2, 2), np.nan)
+    images = np.zeros((2, 2, 8, 8, 3), np.uint8)
+    before = Evaluation(["a", "b"], good, {"size": good}, images)
+    half = np.array([[1.0, 2.0], [np.nan, np.nan]])
+    for rewards, terms, words in (
+        (half, {"size": half}, "after: the reward could not be computed for 2 of 4 images"),
+        (failed, {}, "after: the reward could not be computed for 4 of 4 images"),
+    ):
+        after = Evaluation(["a", "b"], rewards, terms, images)
+        console = Console(width=100, record=True, file=io.StringIO())
+        print_comparison(console, before, after, "reward", "title")
+        text = console.export_text()
+        assert words in text
+        assert "before: the reward" not in text
+        assert "size" in text
+    assert before.failures() is None
+
+
+ONE = "+1.000 (one value: no interval)"
+
+
+@pytest.mark.filterwarnings("error")
 def test_one_prompt_has_no_interval() -> None:
-    result = paired_difference(np.zeros((1, 2)), np.ones((1, 2)))
-    assert (result.mean, result.low, result.high) == (1.0, 1.0, 1.0)
+    """As scipy has it: no spread can be told from one value."""
+    for before, after in (
+        (np.zeros((1, 2)), np.ones((1, 2))),
+        (np.zeros(1), np.ones(1)),
+        (np.array([[0.0], [np.nan]]), np.array([[1.0], [2.0]])),  # one of two could be measured
+    ):
+        result = paired_difference(before, after)
+        assert result.mean == 1.0
+        assert np.isnan([result.low, result.high]).all()
+        assert str(result) == ONE
+    console = Console(width=100, record=True, file=io.StringIO())
+    single = Evaluation(["a"], np.zeros((1, 2)), {}, np.zeros((1, 2, 8, 8, 3), np.uint8))
+    print_comparison(console, single, dataclasses.replace(single, rewards=np.ones((1, 2))), "r", "")
+    assert ONE in console.export_text()
+    assert json.loads(json.dumps(figures(np.zeros(1), np.ones(1)), allow_nan=False)) == {
+        "before": 0.0,
+        "after": 1.0,
+        "difference": [None, 1.0, None],
+    }
+    assert str(paired_difference(np.full(3, np.nan), np.ones(3))) == "not measured"
+
+
+@pytest.mark.filterwarnings("error")
+def test_several_prompts_that_change_alike_have_an_interval_of_no_width() -> None:
+    result = paired_difference(np.zeros((3, 2)), np.ones((3, 2)))
+    assert (result.low, result.mean, result.high) == (1.0, 1.0, 1.0)
+    nearly = paired_difference(np.zeros(3), np.array([0.1 + 0.2, 0.3, 0.3]))
+    assert 0 < nearly.high - nearly.low < 1e-15
+
+
+@given(
+    before=arrays.arrays(np.float64, (5, 3), elements=st.floats(-5, 5)),
+    after=arrays.arrays(np.float64, (5, 3), elements=st.floats(-5, 5)),
+)
+def test_the_interval_is_scipys(before: Any, after: Any) -> None:
+    result = paired_difference(before, after)
+    spread = np.ptp((after - before).mean(1))
+    assume(spread == 0 or spread > 1e-6)
+    if spread == 0:
+        assert result.low == result.high == result.mean
+    else:
+        test = stats.ttest_rel(after.mean(1), before.mean(1)).confidence_interval(0.95)
+        assert (result.low, result.high) == pytest.approx((test.low, test.high), abs=1e-9)
+
+
+# ------------------------------------------------------------------ noise belongs to the image
+
+TEXTS = ["a cat", "a dog", "a bird", "a fox", "a fish"]
+
+
+def drawn(texts: list[str], num_envs: int, samples: int = 2, **kwargs: Any) -> Evaluation:
+    env = make_env(num_envs, prompts=texts, **kwargs)
+    return evaluate(make_agent(env, samples_per_prompt=1).policy, env, **ALL | {"samples": samples})
+
+
+ALL = {"samples": 2, "prompts": 99, "seed": 3}
+
+
+@pytest.fixture(scope="module")
+def eight() -> Evaluation:
+    return drawn(TEXTS, 8)
+
+
+def assert_same(first: Any, second: Any) -> None:
+    """Pictures that differ in the rounding of kernels for other batch shapes, at most."""
+    difference = np.abs(first.images.astype(int) - second.images.astype(int))
+    assert difference.max() <= 2
+    np.testing.assert_allclose(first.rewards, second.rewards, atol=5e-3)  # a JPEG's size in kB
+
+
+@pytest.mark.parametrize("num_envs", [1, 2, 3, 4])
+def test_any_batch_size_draws_the_same_pictures(num_envs: int, eight: Evaluation) -> None:
+    assert_same(drawn(TEXTS, num_envs), eight)
+
+
+def test_other_prompts_and_more_images_change_no_picture(eight: Evaluation) -> None:
+    chosen = [3, 0]  # another order, and company that is missing
+    few = drawn([TEXTS[i] for i in chosen], 4)
+    part = {"images": eight.images[chosen], "rewards": eight.rewards[chosen]}
+    assert_same(few, dataclasses.replace(eight, **part))
+    more = drawn(TEXTS, 8, samples=3)
+    assert_same(
+        dataclasses.replace(more, images=more.images[:, :2], rewards=more.rewards[:, :2]), eight
+    )
+
+
+def test_images_differ_by_seed_prompt_and_number(eight: Evaluation) -> None:
+    flat = eight.images.reshape(10, -1)
+    assert len({image.tobytes() for image in flat}) == 10
+    env = make_env(8, prompts=TEXTS)
+    other = evaluate(make_agent(env).policy, env, **ALL | {"seed": 4})
+    assert (other.images != eight.images).any((2, 3, 4)).all()
+
+
+def watched(act: Any, base: Any, seen: dict[str, bytes]) -> Any:
+    """A policy's ``act`` that remembers each image's first latent and its first step's noise."""
+
+    def remembering(observation: Any, noise: Any) -> Any:
+        state = base.get_state()
+        for row, text in enumerate(state.prompts):
+            if state.step_index[row] == 0:
+                both = observation["latent"][row], noise[row]
+                seen[text] = b"".join(part.numpy().tobytes() for part in both)
+        return act(observation, noise=noise)
+
+    return remembering
+
+
+def test_the_initial_noise_is_exactly_the_images_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: dict[int, dict[str, bytes]] = {}
+    for num_envs in (1, 2, 4):
+        env = make_env(num_envs, prompts=TEXTS)
+        policy = make_agent(env, samples_per_prompt=1).policy
+        seen: dict[str, bytes] = {}
+        act = policy.act
+
+        def watched(
+            observation: Any, noise: Any, act: Any = act, seen: Any = seen, env: Any = env
+        ) -> Any:
+            state = env.unwrapped.get_state()
+            for row, text in enumerate(state.prompts):
+                if state.step_index[row] == 0:
+                    both = observation["latent"][row], noise[row]
+                    seen[text] = b"".join(part.numpy().tobytes() for part in both)
+            return act(observation, noise=noise)
+
+        monkeypatch.setattr(policy, "act", watched)
+        evaluate(policy, env, samples=1, prompts=99, seed=0)
+        found[num_envs] = seen
+    assert found[1] == found[2] == found[4]
+    assert len(set(found[1].values())) == len(TEXTS)
+
+
+def test_a_policy_of_another_model_is_refused(sd1_folder: Path) -> None:
+    env = make_env(2, model=str(sd1_folder), prompts=["a cat"])
+    with pytest.raises(
+        InvalidInputError, match=r"the policy draws for the model 'emoji-64' .*/sd1'"
+    ):
+        evaluate(make_agent().policy, env, **ALL)
+
+
+# ------------------------------------------------------------------ rewards of others
+
+
+class Named:
+    """A reward whose terms have the names of other things; it fails for the prompts named."""
+
+    name, version = "named", "1"
+
+    def __init__(self, failing: tuple[str, ...] = ()) -> None:
+        self.failing = failing
+
+    def __call__(self, images: torch.Tensor, prompts: Any) -> RewardResult:
+        if any(prompt in self.failing for prompt in prompts):
+            raise RuntimeError("no score")
+        values = images.mean((1, 2, 3)).cpu()
+        terms = {"reward": values + 100, "image": values + 200, "kl_to_base": values + 300}
+        return RewardResult(values, torch.ones(len(values), dtype=torch.bool), terms)
+
+
+def evaluated_with(reward: Any, num_envs: int = 2) -> Evaluation:
+    env = make_env(num_envs, prompts=TEXTS[:3])
+    env.unwrapped.reward_function = reward
+    return evaluate(make_agent(env).policy, env, **ALL)
+
+
+def test_terms_may_have_any_name() -> None:
+    result = evaluated_with(Named())
+    assert list(result.terms) == ["reward", "image", "kl_to_base"]
+    for shift, name in enumerate(result.terms, 1):
+        np.testing.assert_allclose(result.terms[name], result.rewards + 100 * shift, rtol=1e-5)
+    assert result.images.dtype == np.uint8
+    np.testing.assert_allclose(result.rewards, result.images.mean((2, 3, 4)) / 255, atol=0.01)
+
+
+@pytest.mark.filterwarnings("ignore:reward 'named' raised")
+@pytest.mark.parametrize("failing", [("a dog",), ("a cat", "a dog"), tuple(TEXTS)])
+def test_a_batch_without_any_score_costs_its_own_figures(failing: tuple[str, ...]) -> None:
+    """Batches are of one prompt here: all images of one cannot be scored."""
+    whole, result = evaluated_with(Named()), evaluated_with(Named(failing))
+    scored = [text not in failing for text in result.prompts]
+    np.testing.assert_array_equal(result.images, whole.images)
+    np.testing.assert_array_equal(result.rewards[scored], whole.rewards[scored])
+    assert np.isnan(result.rewards[~np.array(scored)]).all()
+    assert set(result.terms) == (set(whole.terms) if any(scored) else set())
+    for name, values in result.terms.items():
+        np.testing.assert_array_equal(values[scored], whole.terms[name][scored])
+        assert np.isnan(values[~np.array(scored)]).all()
+    assert result.failures() == (
+        f"the reward could not be computed for {2 * scored.count(False)} of 6 images"
+    )

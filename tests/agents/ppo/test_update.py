@@ -1,9 +1,15 @@
+import math
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from small_agents import make_agent
+from stable_baselines3.common.logger import Logger
 
 from agents.ppo.update import clipped_surrogate, gaussian_kl
+from agents.runs.run_folder import MetricsFile, RunFolder
 from diffusion_gym.schedules import DenoisingStep
 
 
@@ -45,3 +51,14 @@ def test_kl_is_that_of_torch_distributions() -> None:
     normal = torch.distributions.Normal
     theirs = torch.distributions.kl_divergence(normal(mean, std), normal(other, std))
     torch.testing.assert_close(ours, theirs.flatten(1).mean(1))
+
+
+@pytest.mark.parametrize("kl_coef", [0.0, 0.1])
+def test_a_divergence_that_is_not_computed_is_not_zero(kl_coef: float, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    agent = make_agent(kl_coef=kl_coef)
+    agent.set_logger(Logger(str(tmp_path), [MetricsFile(run.metrics_file)]))
+    agent.learn(4)
+    (row,) = run.metrics()
+    assert math.isnan(row["train/kl_to_base"]) == (kl_coef == 0)
+    assert math.isfinite(row["train/loss"])

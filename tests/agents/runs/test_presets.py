@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from agents import train
-from agents.ppo import DiffusionPPO
+from agents.common.checkpoint import load_policy
+from agents.common.checkpoint_folder import read_checkpoint
 from agents.runs.builders import make_env
 from agents.runs.methods import RunLength, ShapingConfig, shape_rewards
 from agents.runs.presets import FOLDER, preset_names
@@ -152,10 +153,10 @@ def test_ddpo_on_a_small_stable_diffusion_in_its_own_precision(
     assert (settings.env.dtype, settings.run.images) == ("float16", 8)
     (row,) = run.metrics()
     assert row["train/gradient_norm"] > 0
-    agent = DiffusionPPO.load(run.agent_file)
-    assert (agent.advantage_estimator.buffer_size, agent.advantage_estimator.min_count) == (16, 2)
-    assert agent.policy.lora.rank == 4
-    assert agent.policy.precision.name == "float16"
+    arguments = read_checkpoint(run.checkpoint).agent["arguments"]
+    assert (arguments["statistics_buffer_size"], arguments["statistics_min_count"]) == (16, 2)
+    policy = load_policy(run.checkpoint)
+    assert (policy.config.lora_rank, policy.precision.name) == (4, "float16")
     assert train.main(["--resume", str(folder)]) == 0
     assert run.settings == settings
     with pytest.raises(InvalidInputError, match=r"resumed run keeps its settings.*--preset"):
