@@ -26,5 +26,5 @@ def test_why_there_is_nothing_to_train_on(
         "DiffusionT2I-v0", num_envs=1, model=str(sdxl_folder), array_type="torch", **options
     )
     with pytest.raises(InvalidInputError, match=f"no step of this environment .*{reason}"):
-        check_env(SB3VecEnv(envs), samples_per_prompt=1)
+        check_env(SB3VecEnv(envs), samples_per_prompt=1, batches_per_round=1, advantage="prompt")
     envs.close()

@@ -143,7 +143,7 @@ def sign(folder: Path) -> None:
 
 def plain_attributes(agent: DiffusionPPO) -> dict[str, Any]:
     kinds = (int, float, str, type(None), list, dict)
-    given = {"start_time", "_last_original_obs"}  # of this process
+    given = {"start_time", "_last_original_obs", "stopping"}  # of this process
     return {k: v for k, v in vars(agent).items() if isinstance(v, kinds) and k not in given}
 
 
