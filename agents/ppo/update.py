@@ -79,7 +79,9 @@ def clipped_surrogate(ratio: Tensor, advantages: Tensor, clip_range: float) -> T
 def gaussian_kl(step: DenoisingStep, other: DenoisingStep) -> Tensor:
     """KL of two Gaussians of the same deviation, a mean over latent dimensions, ``[B]``.
 
-    ‖μ - μ'‖² / (2σ²), as DPOK (arXiv 2305.16381) and Flow-GRPO (2505.05470) have it.
+    ‖μ - μ'‖² / (2σ²), as DPOK (arXiv 2305.16381) has it. Flow-GRPO's paper (2505.05470) has the
+    same; its released code leaves out the factor −Δt of the variance, so that its KL is −Δt times
+    this one (a factor of 3.7 to 1,000 less) and its β is not ``kl_coef``.
     """
     return ((step.mean - other.mean).square() / (2 * step.std.square())).flatten(1).mean(1)
 

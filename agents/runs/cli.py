@@ -20,6 +20,7 @@ from tyro.constructors import PrimitiveConstructorSpec, StructConstructorSpec, S
 from agents.runs.screen import say
 from diffusion_gym.checks import Range, checked
 from diffusion_gym.errors import DiffusionGymError
+from diffusion_gym.parsing import parse as parse_text
 
 Options = TypeVar("Options")
 
@@ -175,8 +176,8 @@ def from_text(name: str, text: str, kind: Any) -> Any:
 
 def _json(name: str, text: str) -> Any:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
+        return parse_text(json.loads, text)
+    except ValueError as error:
         raise ValueError(f"expected {name} as JSON, got {text!r}: {error}") from error
 
 

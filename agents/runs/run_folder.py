@@ -17,6 +17,7 @@ from agents.common.checkpoint_folder import latest_checkpoint
 from agents.files import atomic, is_leftover
 from agents.runs.settings import TrainSettings
 from diffusion_gym.errors import InvalidInputError
+from diffusion_gym.parsing import parse
 
 RUNS = Path("runs")
 """Where runs go that are not told otherwise."""
@@ -112,9 +113,9 @@ class RunFolder:
             InvalidInputError: The file is damaged, or of another version.
         """
         try:
-            flat = json.loads(self.settings_file.read_text(encoding="utf-8"))
+            flat = parse(json.loads, self.settings_file.read_text(encoding="utf-8"))
             return TrainSettings.from_flat(flat)
-        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, TypeError, AttributeError) as error:
             raise InvalidInputError(
                 f"expected the settings of a training run in {self.settings_file}, got: {error}"
             ) from error
@@ -164,8 +165,9 @@ class RunFolder:
         if not self.record_file.is_file():
             return []
         try:
-            records = json.loads(self.record_file.read_text(encoding="utf-8"))["parts"]
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            text = self.record_file.read_text(encoding="utf-8")
+            records = parse(json.loads, text)["parts"]
+        except (ValueError, TypeError, KeyError) as error:
             raise InvalidInputError(
                 f"expected the record of a training run in {self.record_file}, got: {error!r}"
             ) from error

@@ -49,7 +49,8 @@ class B2DiffuRLReward(VectorShaping):
     ``step_mask`` ``[T]``, the last k steps of a branch that was selected and nothing of the
     others, and ``advantage``, its z. Selected is the best branch of a group where its z is at
     least ``positive``, and the worst where its z is less than ``negative``. Images that could not
-    be scored take no part in any of this.
+    be scored take no part in any of this. Where all rewards of a prompt are the same, z is 0; in
+    the released code a float32 mean that is off by one rounding makes it ±.74 there.
 
     Whole batches only: `reset` starts all rows, and draws one prompt per group unless told.
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from diffusion_gym.checks import checked
 from diffusion_gym.errors import InvalidInputError, unknown_name
+from diffusion_gym.parsing import parse
 
 FOLDER = Path(__file__).parent
 SUFFIX = ".toml"
@@ -36,8 +37,8 @@ def load_preset(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """
     file = _find(name)
     try:
-        recipe = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        recipe = parse(tomllib.loads, file.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise InvalidInputError(f"the preset file {file} is not valid TOML: {error}") from error
     known = {key: kind for key, kind in settings.items() if key not in OWN}
     try:

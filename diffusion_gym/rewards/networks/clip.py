@@ -109,7 +109,7 @@ def _load_model(reward: str, source: str | Path) -> Any:
     try:
         with quiet_libraries():
             model, loading = CLIPModel.from_pretrained(
-                source, dtype=torch.float32, output_loading_info=True
+                source, trust_remote_code=False, dtype=torch.float32, output_loading_info=True
             )
     except Exception as error:  # damaged files raise errors of many unrelated classes
         raise ModelLoadError(f"{reward} cannot load a CLIP model from {source}: {error}") from error
@@ -126,7 +126,7 @@ def _load_tokenizer(reward: str, source: str | Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(source)
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except Exception as error:  # damaged files raise errors of many unrelated classes
         raise ModelLoadError(f"{reward} cannot load a tokenizer from {source}: {error}") from error
 
