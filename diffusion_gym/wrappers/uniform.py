@@ -16,8 +16,9 @@ class UniformCreditReward(CreditReward):
     """Credit 1/T for every step, so that step i is trained on the share (T − i)/T of the return.
 
     A control for CoCA (arXiv 2505.19196), whose released ``train_uca.py`` weighs steps by their
-    place after a shuffle instead, and so all alike: it shares CoCA's falling reward-to-go but knows nothing
-    of the images. Around `B2DiffuRLReward` the credit is uniform over the steps that are trained.
+    place after a shuffle instead, and so all alike: it shares CoCA's falling reward-to-go but knows
+    nothing of the images. Around `B2DiffuRLReward` the credit is uniform over the steps that are
+    trained.
 
     Args:
         env: A single or vector environment.
