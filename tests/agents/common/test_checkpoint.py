@@ -143,8 +143,8 @@ def sign(folder: Path) -> None:
 
 def plain_attributes(agent: DiffusionPPO) -> dict[str, Any]:
     kinds = (int, float, str, type(None), list, dict)
-    given = {"start_time", "_last_original_obs", "stopping"}  # of this process
-    return {k: v for k, v in vars(agent).items() if isinstance(v, kinds) and k not in given}
+    other = {"start_time", "_last_obs", "_last_original_obs", "stopping"}  # this process's
+    return {k: v for k, v in vars(agent).items() if isinstance(v, kinds) and k not in other}
 
 
 def test_a_resumed_agent_has_every_number_of_the_first(saved: Path, trained: DiffusionPPO) -> None:
