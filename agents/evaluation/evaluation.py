@@ -192,6 +192,7 @@ def _draw(
     rows = torch.from_numpy(np.flatnonzero(compared)).to(base.device)
     observation, infos = env.reset(seed=row_seeds, options={"prompt_ids": padded})
     rewards = torch.zeros(env.num_envs)
+    base.next_prompt_ids = padded  # else autoreset would encode prompts that nobody looks at
     divergences = []
     for _ in range(base.schedule.num_steps):
         shape = observation["latent"].shape[1:]
