@@ -36,8 +36,9 @@ class EvaluateOptions(Checked):
     reward: str | None = None
     """Another registered reward than the run's own."""
 
-    also: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """A reward that was not trained on; may be given repeatedly. By default as fits the model."""
+    also: Sequence[str] | None = None
+    """Rewards to watch besides, with commas between; by default as fits the model. The reward that
+    was trained on is always among them."""
 
     prompts: str | None = None
     """Another prompt set or file than the run's held-out one."""
@@ -47,6 +48,12 @@ class EvaluateOptions(Checked):
 
     samples: Count = 4
     """Images per prompt."""
+
+    device: str | None = None
+    """Torch device; by default the run's."""
+
+    checkpoint: str | None = None
+    """Name of a checkpoint of the run, such as round-000005; by default the newest."""
 
     pictures: str | None = None
     """Picture to write, of images before and after."""
@@ -65,12 +72,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = run.settings
 
     # 1. The environment to evaluate on, and the two policies.
-    changes: dict[str, Any] = {"reward": options.reward} if options.reward else {}
+    device = options.device or settings.env.device
+    changes: dict[str, Any] = {"device": device}
+    if options.reward:
+        changes["reward"] = options.reward
     env = make_env(settings, **changes)
     changes["prompts"] = options.prompts or evaluation_prompts(env)
     env = make_env(settings, **changes)
-    metrics = make_image_metrics(env, settings.env.reward, options.also or None)
-    policy = load_policy(run, device=settings.env.device)
+    metrics = make_image_metrics(env, options.also, trained_on=settings.env.reward)
+    policy = load_policy(run, device=device, checkpoint=options.checkpoint)
 
     # 2. Both draw from the same noise.
     before, after = (

@@ -36,6 +36,12 @@ class SampleOptions(Checked):
     base: bool = False
     """Draw with the model before training."""
 
+    device: str | None = None
+    """Torch device; by default the run's."""
+
+    checkpoint: str | None = None
+    """Name of a checkpoint of the run, such as round-000005; by default the newest."""
+
     scale: Count = 2
     """Enlargement."""
 
@@ -56,12 +62,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = run.settings
 
     # 2. The policy, and an environment of these prompts.
-    policy = load_policy(run, device=settings.env.device)
+    device = options.device or settings.env.device
+    policy = load_policy(run, device=device, checkpoint=options.checkpoint)
     if options.base:
         policy = base_policy(policy)
     count = len(options.prompt) * options.samples
     env = make_env(
         settings,
+        device=device,
         prompts=options.prompt,
         reward="jpeg_compressibility",  # any prompt has one
         num_envs=min(count, settings.run.num_envs),

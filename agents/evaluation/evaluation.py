@@ -32,8 +32,8 @@ class Evaluation:
         rewards: ``[P, S]``; NaN where the reward could not be computed.
         terms: The reward's parts, each ``[P, S]``.
         images: ``[P, S, H, W, 3]`` uint8.
-        other_rewards: What the same images score for rewards that were not trained on, by name,
-            each ``[P, S]``.
+        other_rewards: What the same images score for other rewards than the environment's, by
+            name, each ``[P, S]``.
         metrics: Signs of over-optimisation by name, each ``[P]``: ``diversity/clip`` and
             ``diversity/structure`` (`agents.evaluation.diversity`; absent where S = 1), and
             ``kl_to_base``, a mean over latent dimensions and stochastic steps (`evaluate`; absent
@@ -50,8 +50,8 @@ class Evaluation:
     left_out: dict[str, str] = field(default_factory=dict)
 
     def scalars(self) -> dict[str, float]:
-        """One mean of each: ``reward``, ``not_trained_on/…`` and the metrics; for logs."""
-        others = {f"not_trained_on/{name}": v for name, v in self.other_rewards.items()}
+        """One mean of each: ``reward``, ``other_rewards/…`` and the metrics; for logs."""
+        others = {f"other_rewards/{name}": v for name, v in self.other_rewards.items()}
         columns = {"reward": self.rewards} | others | self.metrics
         return {name: mean(values) for name, values in columns.items()}
 

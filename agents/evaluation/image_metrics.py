@@ -24,7 +24,7 @@ class ImageMetrics:
     """Scores and compares images that have been drawn already.
 
     Attributes:
-        rewards: Rewards that were not trained on.
+        rewards: Other rewards than the environment's.
         embed_images: From images ``[B, 3, H, W]`` in [0, 1] to embeddings ``[B, D]``.
     """
 

@@ -2,6 +2,7 @@
 
 import pickle
 import time
+import warnings
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -29,7 +30,9 @@ from diffusion_gym.errors import DiffusionGymError, InvalidInputError
 from diffusion_gym.models import DiffusionModel, PromptEmbedding
 from diffusion_gym.schedules.base import Schedule
 
-MAX_FAILED_SHARE = 0.1
+MOST_FAILED_OF = 10
+"""Of so many images one may have no reward."""
+
 LOADING_ERRORS = (
     *(ValueError, KeyError, RuntimeError, EOFError, pickle.UnpicklingError),
     AssertionError,  # Stable-Baselines3's, where the file is no zip archive
@@ -99,6 +102,9 @@ class DiffusionPPO(PPO):
     log_probs_recomputed: int
     """Rounds whose log-probabilities were taken again, see `_log_probs_drifted`."""
 
+    seconds: float
+    """Time spent in `learn` so far, before a resumption included."""
+
     @takes(PPOConfig)
     def __init__(
         self,
@@ -147,6 +153,8 @@ class DiffusionPPO(PPO):
         self.rounds_without_pairs = 0
         self.reward_queries = 0
         self.log_probs_recomputed = 0
+        self.seconds = 0.0
+        self._counted_until = time.perf_counter()
         self._due_iteration: int | None = None
         self.model_spec = {}
         if _init_setup_model:
@@ -214,6 +222,7 @@ class DiffusionPPO(PPO):
 
     def _setup_learn(self, *arguments: Any, **options: Any) -> tuple[int, BaseCallback]:
         self.stopping = False
+        self._counted_until = time.perf_counter()
         return super()._setup_learn(*arguments, **options)
 
     def set_random_seed(self, seed: int | None = None) -> None:
@@ -236,11 +245,15 @@ class DiffusionPPO(PPO):
         called when one is drawn and counted. A round that is stopped is not trained on.
         """
         del rollout_buffer, n_rollout_steps  # ours holds whole episodes
+
+        # 1. Between two rounds: here callbacks save, evaluate, or end the training.
         self.policy.set_training_mode(False)
         self.rollout_buffer.reset()
         callback.on_rollout_start()
         if self.stopping:
             return False
+
+        # 2. Batches of whole episodes, in groups of images that share their prompt.
         start = time.perf_counter()
         for _ in range(self.config.batches_per_round):
             prompt_ids = draw_prompts(
@@ -253,10 +266,12 @@ class DiffusionPPO(PPO):
             self.rollout_buffer.add(batch)
             self.num_timesteps += len(batch)
             self.reward_queries += len(batch)
-            seconds = (time.time_ns() - self.start_time) / 1e9
-            callback.update_locals(locals() | finished_step(batch, last_infos, seconds))
+            spent = self.seconds + time.perf_counter() - self._counted_until
+            callback.update_locals(locals() | finished_step(batch, last_infos, spent))
             if not callback.on_step():
                 return False
+
+        # 3. What each episode, and each of its steps, is worth beside the others.
         self._assign_advantages()
         self._record_rollout(time.perf_counter() - start)
         callback.update_locals(locals())
@@ -266,11 +281,12 @@ class DiffusionPPO(PPO):
     def _assign_advantages(self) -> None:
         """Fills in the advantages of episodes whose wrapper brought none of its own."""
         data = self.rollout_buffer.trajectories
-        failed = 1 - data.valid.float().mean().item()
-        if failed > MAX_FAILED_SHARE:
+        failed, images = int((~data.valid).sum()), len(data)
+        if failed * MOST_FAILED_OF > images:
             raise RewardFailureError(
-                f"the reward could not be computed for {failed:.0%} of this round's images; "
-                f"expected at most {MAX_FAILED_SHARE:.0%}"
+                f"the reward could not be computed for {failed} of this round's {images} images; "
+                f"expected at most {images // MOST_FAILED_OF}, one in {MOST_FAILED_OF}. The "
+                "warnings before say why"
             )
         # A: a wrapper's, or else this agent's own estimate.
         own = data.valid & data.advantages.isnan()
@@ -279,6 +295,14 @@ class DiffusionPPO(PPO):
         data.advantages[own] = estimated.to(data.advantages)
         bound = self.config.advantage_clip
         data.advantages.nan_to_num_(0.0).clamp_(-bound, bound)
+        if not data.advantages.any():
+            warnings.warn(
+                f"no image of this round was better or worse than others of its prompt (rewards "
+                f"from {returns.min(initial=np.inf):g} to {returns.max(initial=-np.inf):g}), so "
+                "there was nothing to learn from it",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         # A P_i of single steps, brought to one scale.
         if self.step_standardisation is not None:
             standardised = self.step_standardisation(
@@ -307,8 +331,12 @@ class DiffusionPPO(PPO):
     def train(self) -> None:
         """Updates the policy on the round in the buffer."""
         start = time.perf_counter()
+
+        # 1. Rate and clip range, which may be schedules of the remaining progress.
         self._update_learning_rate(self.policy.optimizer)
         clip_range = self.clip_range(self._current_progress_remaining)
+
+        # 2. Passes over all pairs of an image and a step, in a fresh order each.
         logs: list[UpdateLog] = []
         gradient_norms: list[torch.Tensor] = []
         stochastic = self.policy.schedule.stochastic
@@ -317,6 +345,8 @@ class DiffusionPPO(PPO):
             for update in torch.tensor_split(pairs, self.config.updates_per_round):
                 if len(update):
                     gradient_norms.append(self._update(update, clip_range, logs))
+
+        # 3. Counters and logs; a round without pairs, as B² may have, counts as well.
         self.rounds += 1
         self.rounds_without_pairs += not logs
         self._n_updates += len(gradient_norms)
@@ -414,7 +444,10 @@ class DiffusionPPO(PPO):
         self.logger.record("count/reward_queries", self.reward_queries)
         self.logger.record("count/denoiser_evaluations", self.policy.denoiser_evaluations)
         self.logger.record("time/update_seconds", seconds)
-        self.logger.record("time/seconds", (time.time_ns() - self.start_time) / 1e9)
+        now = time.perf_counter()
+        self.seconds += now - self._counted_until
+        self._counted_until = now
+        self.logger.record("time/seconds", self.seconds)
         images = len(self.rollout_buffer.trajectories)
         rollout_seconds = self.logger.name_to_value["time/rollout_seconds"]
         self.logger.record("time/images_per_second", images / (seconds + rollout_seconds))
@@ -452,7 +485,7 @@ class DiffusionPPO(PPO):
     COUNTERS: ClassVar[tuple[str, ...]] = (
         *("num_timesteps", "_total_timesteps", "_num_timesteps_at_start", "_episode_num"),
         *("_current_progress_remaining", "_n_updates", "rounds", "rounds_without_pairs"),
-        *("reward_queries", "log_probs_recomputed"),
+        *("reward_queries", "log_probs_recomputed", "seconds"),
     )
     """Numbers that training changes, for checkpoints."""
 

@@ -1,7 +1,7 @@
 """Environments, agent and evaluations of a run, built from its settings."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -9,7 +9,8 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 
 import diffusion_gym  # noqa: F401  (registers the environment)
-from agents.common import checkpoint
+from agents.common.checkpoint import load_policy as load_checkpoint_policy
+from agents.common.checkpoint_folder import checkpoints_in
 from agents.evaluation import Evaluation, ImageMetrics, evaluate
 from agents.files import atomic
 from agents.policy import UNetPolicy
@@ -18,7 +19,7 @@ from agents.runs.run_folder import RunFolder
 from agents.runs.settings import TrainSettings
 from diffusion_gym.emoji64 import emoji64_folder
 from diffusion_gym.envs import DiffusionT2IVectorEnv, EnvConfig
-from diffusion_gym.errors import InvalidInputError
+from diffusion_gym.errors import InvalidInputError, unknown_name
 from diffusion_gym.models.embedded import EMOJI64
 from diffusion_gym.prompts import load_prompts
 from diffusion_gym.rewards import make_reward
@@ -29,7 +30,7 @@ Env = VectorEnv[Any, Any, Any]
 EVALUATION_SEED = 20_000
 HELD_OUT, TRAIN = ":held_out", ":train"
 OTHER_REWARDS = {EMOJI64: ("clip_score", "scene_alignment", "house_style", "jpeg_compressibility")}
-"""Rewards to watch where they were not trained on, by model: they know its pictures."""
+"""Rewards to watch besides the one that is trained on, by model: they know its pictures."""
 
 FALLBACK_REWARDS = ("jpeg_compressibility",)
 """The same for any other model."""
@@ -107,7 +108,7 @@ def evaluate_run(
 
 
 def make_image_metrics(
-    env: Env, trained_on: Any, rewards: Sequence[str] | None = None
+    env: Env, rewards: Iterable[str] | None = None, trained_on: Any = None
 ) -> ImageMetrics:
     """What a run's evaluations measure besides the environment's reward.
 
@@ -115,24 +116,44 @@ def make_image_metrics(
 
     Args:
         env: The environment to evaluate on; its own reward is left out.
-        trained_on: Name of the reward that the run trained on; it is left out as well.
-        rewards: Names of rewards that were not trained on; None: as fits the model.
+        rewards: Names of the others; None: as fits the model.
+        trained_on: Name of the reward that the run trained on, where it is not the environment's:
+            it is always among the others.
     """
     base = base_env(env)
-    known = (trained_on, base.reward_function.name)
     if rewards is None:
         rewards = OTHER_REWARDS.get(base.model.name, FALLBACK_REWARDS)
+    if isinstance(trained_on, str):
+        rewards = dict.fromkeys([trained_on, *rewards])
+    own = base.reward_function.name
     device = str(base.device)
     clip = load_clip((emoji64_folder() / "clip").resolve(), device)  # shared with `clip_score`
     return ImageMetrics(
-        tuple(make_reward(name, device=device) for name in rewards if name not in known),
+        tuple(make_reward(name, device=device) for name in rewards if name != own),
         clip.embed_images,
     )
 
 
-def load_policy(run: RunFolder, *, device: str = "auto") -> UNetPolicy:
-    """The newest trained policy of a run."""
-    return checkpoint.load_policy(run.checkpoint, device=device)
+def load_policy(
+    run: RunFolder, *, device: str = "auto", checkpoint: str | None = None
+) -> UNetPolicy:
+    """A trained policy of a run.
+
+    Args:
+        run: The run.
+        device: Where to load it.
+        checkpoint: The name of one of the run's checkpoints; None: the newest.
+
+    Raises:
+        InvalidInputError: There is no such checkpoint, or it is damaged.
+    """
+    folder = run.checkpoint
+    if checkpoint is not None:
+        known = {path.name: path for path in checkpoints_in(run.checkpoints)}
+        if checkpoint not in known:
+            raise unknown_name("checkpoint", checkpoint, known)
+        folder = known[checkpoint]
+    return load_checkpoint_policy(folder, device=device)
 
 
 def base_policy(policy: UNetPolicy) -> UNetPolicy:

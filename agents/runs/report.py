@@ -16,7 +16,7 @@ from agents.runs.screen import command, plain, say
 def comparison_table(before: Evaluation, after: Evaluation, reward: str, title: str) -> Table:
     """Everything measured, before and after, with 95% intervals of the paired differences.
 
-    First the reward and its terms, then what was not trained on: other rewards, the diversity of
+    First the reward and its terms, then other rewards, the diversity of
     each prompt's images and the KL divergence to the base model.
     """
     table = Table(title=plain(title), title_justify="left")
@@ -27,7 +27,7 @@ def comparison_table(before: Evaluation, after: Evaluation, reward: str, title: 
     table.add_row(plain(reward), *_cells(before.rewards, after.rewards), style="bold")
     _add_rows(table, before.terms, after.terms)
     sections = {
-        "not trained on": (before.other_rewards, after.other_rewards),
+        "other rewards": (before.other_rewards, after.other_rewards),
         "diversity and drift": (before.metrics, after.metrics),
     }
     for heading, (old, new) in sections.items():
@@ -61,14 +61,14 @@ def print_comparison(
 
 
 def comparison(before: Evaluation, after: Evaluation) -> dict[str, Any]:
-    """What was not trained on, before and after, for JSON files.
+    """Other rewards, diversity and drift, before and after, for JSON files.
 
     Returns:
-        ``not_trained_on`` and ``metrics``: by name, ``before``, ``after``, and ``difference`` as
+        ``other_rewards`` and ``metrics``: by name, ``before``, ``after``, and ``difference`` as
         [low end of its 95% interval, mean, high end]; None where nothing could be measured.
     """
     groups = {
-        "not_trained_on": (before.other_rewards, after.other_rewards),
+        "other_rewards": (before.other_rewards, after.other_rewards),
         "metrics": (before.metrics, after.metrics),
     }
     return {

@@ -2,7 +2,7 @@
 
 import dataclasses
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,6 +55,10 @@ class EvaluationConfig(Checked):
 
     eval_samples: Count = 4
     """Images per prompt."""
+
+    also: Sequence[str] | None = None
+    """Rewards to watch besides the one that is trained on, with commas between; by default as fits
+    the model."""
 
     eval_every: CountOrNone = 0
     """Rounds between evaluations during training; 0: none."""

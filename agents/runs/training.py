@@ -67,7 +67,7 @@ class Training:
         prompts = evaluation_prompts(self.env)
         self.where = "training" if prompts == base.config.prompts else "held-out"
         self.eval_env = make_env(settings, prompts=prompts)
-        self.image_metrics = make_image_metrics(self.eval_env, self.reward)
+        self.image_metrics = make_image_metrics(self.eval_env, settings.evaluation.also)
 
         # 2. The agent, new or from the newest checkpoint of the very same run.
         record = describe(base, settings)

@@ -89,6 +89,11 @@ class DDIMSchedule(Schedule):
         )
 
     @property
+    def alpha_bar(self) -> Tensor:
+        """``[T]`` float32, ᾱ of every step: the signal's share of the latent's variance."""
+        return self._coefficients[:, 0].square()
+
+    @property
     def max_timestep(self) -> float:
         """N − 1: timesteps count from 0."""
         return float(self.num_train_timesteps - 1)

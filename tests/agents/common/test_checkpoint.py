@@ -143,7 +143,13 @@ def sign(folder: Path) -> None:
 
 def plain_attributes(agent: DiffusionPPO) -> dict[str, Any]:
     kinds = (int, float, str, type(None), list, dict)
-    other = {"start_time", "_last_obs", "_last_original_obs", "stopping"}  # this process's
+    other = {
+        "start_time",
+        "_last_obs",
+        "_last_original_obs",
+        "stopping",
+        "_counted_until",
+    }  # this process's
     return {k: v for k, v in vars(agent).items() if isinstance(v, kinds) and k not in other}
 
 

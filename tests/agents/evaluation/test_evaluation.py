@@ -47,7 +47,7 @@ def env() -> Any:
 
 @pytest.fixture(scope="module")
 def monitor(env: Any) -> ImageMetrics:
-    return make_image_metrics(env, TRAINED_ON)
+    return make_image_metrics(env)
 
 
 @pytest.fixture(scope="module")
@@ -206,15 +206,17 @@ def test_a_reward_that_cannot_read_the_prompts_is_left_out(monitor: ImageMetrics
     assert "unicycle" in left_out["house_style"]
 
 
-def test_the_trained_reward_is_not_among_the_others(env: Any) -> None:
-    def names(trained_on: str, given: list[str] | None = None) -> list[str]:
-        return [reward.name for reward in make_image_metrics(env, trained_on, given).rewards]
+def test_the_trained_reward_is_always_shown(env: Any) -> None:
+    def names(given: list[str] | None = None, trained_on: str = TRAINED_ON) -> list[str]:
+        metrics = make_image_metrics(env, given, trained_on)
+        return [reward.name for reward in metrics.rewards]
 
-    # The run's own reward, and the one that the environment scores in any case.
-    assert names("house_style") == ["clip_score", "scene_alignment"]
-    assert names(TRAINED_ON, ["jpeg_incompressibility"]) == ["jpeg_incompressibility"]
+    # Not the one that the environment scores in any case.
+    assert names() == ["clip_score", "scene_alignment", "house_style"]
+    assert names(["jpeg_incompressibility"]) == ["jpeg_incompressibility"]
+    assert names(["clip_score"], "scene_alignment") == ["scene_alignment", "clip_score"]
     with pytest.raises(InvalidInputError, match="unknown reward 'beauty'"):
-        names(TRAINED_ON, ["beauty"])
+        names(["beauty"])
 
 
 def test_saving_and_loading(before: Evaluation, tmp_path: Path) -> None:
@@ -234,12 +236,12 @@ def test_saving_and_loading(before: Evaluation, tmp_path: Path) -> None:
             np.testing.assert_array_equal(was[name], now[name])
 
 
-def test_the_report_shows_what_was_not_trained_on(before: Evaluation, after: Evaluation) -> None:
+def test_the_report_shows_what_was_other_rewards(before: Evaluation, after: Evaluation) -> None:
     after = dataclasses.replace(after, left_out={"beauty": "no eye [red]"})
     console = Console(width=100, record=True, file=io.StringIO())
     print_comparison(console, before, after, "jpeg_compressibility", "title")
     text = console.export_text()
-    assert text.index("size_kb") < text.index("not trained on") < text.index("clip_score")
+    assert text.index("size_kb") < text.index("other rewards") < text.index("clip_score")
     difference = paired_difference(
         before.other_rewards["clip_score"], after.other_rewards["clip_score"]
     )
@@ -248,7 +250,7 @@ def test_the_report_shows_what_was_not_trained_on(before: Evaluation, after: Eva
     assert str(difference) in line
     assert "beauty left out: it cannot read these prompts (no eye [red])" in text
     figures = comparison(before, after)
-    assert figures["not_trained_on"]["clip_score"]["difference"][1] == difference.mean
+    assert figures["other_rewards"]["clip_score"]["difference"][1] == difference.mean
     assert set(figures["metrics"]) == {"diversity/clip", "diversity/structure", "kl_to_base"}
     low, middle, high = figures["metrics"]["kl_to_base"]["difference"]
     assert 0 < low < middle < high
@@ -257,7 +259,7 @@ def test_the_report_shows_what_was_not_trained_on(before: Evaluation, after: Eva
 def test_scalars_for_logs(after: Evaluation) -> None:
     scalars = after.scalars()
     assert scalars["reward"] == after.rewards.mean()
-    assert scalars["not_trained_on/house_style"] == after.other_rewards["house_style"].mean()
+    assert scalars["other_rewards/house_style"] == after.other_rewards["house_style"].mean()
     assert scalars["kl_to_base"] == after.metrics["kl_to_base"].mean()
     assert all(np.isfinite(value) for value in scalars.values())
 
@@ -286,7 +288,7 @@ def test_what_could_not_be_measured_is_left_out() -> None:
     assert np.isnan(mean(nothing))
     assert np.isnan(paired_difference(before, nothing).mean)
     unscored = Evaluation(["a", "b", "c"], nothing, {}, np.zeros(0), {"r": nothing})
-    assert comparison(unscored, unscored)["not_trained_on"]["r"]["before"] is None
+    assert comparison(unscored, unscored)["other_rewards"]["r"]["before"] is None
 
 
 def test_what_could_be_computed_is_reported(capsys: Any) -> None:

@@ -140,14 +140,35 @@ def breaks_often(device: str) -> Any:
 
 @pytest.fixture(autouse=True)
 def broken_rewards() -> None:
-    for factory in (breaks_often, breaks_once):
+    for factory in (breaks_often, breaks_once, constant):
         register_reward(factory.__name__)(factory)
 
 
 def test_a_round_with_too_many_failed_rewards_ends_the_run() -> None:
     agent = make_agent(make_env(reward="breaks_often"))
-    with pytest.raises(RewardFailureError, match=r"\d\d% .* at most 10%"):
+    with pytest.raises(
+        RewardFailureError, match=r"\d of this round's 4 images; .* at most 0, one in 10"
+    ):
         agent.learn(4)
+
+
+def test_one_failed_reward_in_ten_is_survived() -> None:
+    agent = make_agent(make_env(10, reward="breaks_once")).learn(10)
+    assert agent.rollout_buffer.trajectories.valid.sum() == 9
+    with pytest.raises(RewardFailureError, match="1 of this round's 8 images"):
+        make_agent(make_env(8, reward="breaks_once")).learn(8)
+
+
+def test_a_round_without_any_advantage_is_told() -> None:
+    agent = make_agent(make_env(reward="constant"))
+    before = weights(agent)
+    with pytest.warns(RuntimeWarning, match="no image of this round was better or worse"):
+        agent.learn(4)
+    torch.testing.assert_close(weights(agent), before, atol=1e-4, rtol=1e-3)  # weight decay
+
+
+def constant(device: str) -> Any:
+    return lambda images, prompts: torch.ones(len(images))
 
 
 def test_failed_images_take_no_part() -> None:

@@ -41,7 +41,7 @@ def test_a_run_leaves_what_it_promises(run: Path) -> None:
     assert summary["images"] == 8
     assert summary["prompts"] == 3
     assert summary["difference_low"] <= summary["difference"] <= summary["difference_high"]
-    assert set(summary["not_trained_on"]) == {
+    assert set(summary["other_rewards"]) == {
         "clip_score",
         "scene_alignment",
         "jpeg_compressibility",
@@ -64,7 +64,7 @@ def test_evaluations_during_training_change_nothing(tmp_path: Path) -> None:
         assert train.main([*QUICK, *extra, "--output", str(run.path)]) == 0
     plain, watched = (run.metrics() for run in runs)
     assert "eval/reward" in watched[0]
-    assert "eval/not_trained_on/clip_score" in watched[0]
+    assert "eval/other_rewards/clip_score" in watched[0]
     assert "eval/reward" not in watched[1]
     for before, after in zip(plain, watched, strict=True):
         assert after["rollout/reward_mean"] == before["rollout/reward_mean"]
@@ -93,7 +93,7 @@ def test_evaluate_repeats_the_runs_own_figures(
     measured = json.loads(figures.read_text())
     assert measured["before"] == pytest.approx(summary["reward_before"], abs=1e-5)
     assert measured["after"] == pytest.approx(summary["reward_after"], abs=1e-5)
-    for group in ("not_trained_on", "metrics"):
+    for group in ("other_rewards", "metrics"):
         assert list(measured[group]) == list(summary[group])
         for name, known in summary[group].items():
             assert measured[group][name]["after"] == pytest.approx(known["after"], rel=1e-4)
@@ -102,7 +102,7 @@ def test_evaluate_repeats_the_runs_own_figures(
             )
     assert (tmp_path / "grid.png").exists()
     output = capsys.readouterr().out
-    for name in ("house_style", "not trained on", "diversity/clip", "kl_to_base"):
+    for name in ("house_style", "other rewards", "diversity/clip", "kl_to_base"):
         assert name in output
 
 
@@ -111,6 +111,7 @@ def test_evaluate_with_another_reward(run: Path, capsys: pytest.CaptureFixture[s
     assert evaluate.main([*arguments, "--also", "jpeg_incompressibility"]) == 0
     output = capsys.readouterr().out
     assert output.index("clip_score") < output.index("jpeg_incompressibility")
+    assert "house_style" in output  # it was trained on
     assert "scene_alignment" not in output
     assert "diversity" not in output.replace("diversity and drift", "")  # of one image per prompt
 
@@ -135,7 +136,7 @@ def test_prompts_beyond_the_grammar_say_which_rewards_are_left_out(
     assert train.main([*QUICK, *arguments, "--output", str(output)]) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "scene_alignment left out: it cannot read these prompts" in printed
-    assert list(json.loads((output / "summary.json").read_text())["not_trained_on"]) == [
+    assert list(json.loads((output / "summary.json").read_text())["other_rewards"]) == [
         "clip_score"
     ]
 
