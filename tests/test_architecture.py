@@ -57,7 +57,8 @@ ORDER = {
         *("advantages", "sb3_vec_env", "arguments", "trees", "checkpoint_folder", "checkpoint"),
     ),
     "agents.ppo": (
-        *("config", "buffer", "rollout", "standardisation", "update", "ppo", "step_rewards"),
+        *("config", "buffer", "rollout", "standardisation", "update", "figures", "ppo"),
+        "step_rewards",
     ),
     "agents.evaluation": ("diversity", "image_metrics", "evaluation", "pictures"),
     "agents.runs": (

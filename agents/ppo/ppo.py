@@ -21,6 +21,7 @@ from agents.policy import UNetPolicy
 from agents.policy.model_spec import ModelSpec, check_same_weights, load_spec, model_spec
 from agents.ppo.buffer import TrajectoryBuffer
 from agents.ppo.config import PPOConfig
+from agents.ppo.figures import rollout_figures, update_figures
 from agents.ppo.rollout import collect_batch, draw_prompts, finished_step
 from agents.ppo.standardisation import StepStandardisation
 from agents.ppo.update import UpdateLog, ppo_loss
@@ -315,17 +316,11 @@ class DiffusionPPO(PPO):
 
     def _record_rollout(self, seconds: float) -> None:
         data = self.rollout_buffer.trajectories
-        returns = data.returns[data.valid]
         assert self.ep_info_buffer is not None
-        steps = data.log_probs.shape[1]
-        self.ep_info_buffer.extend({"r": r, "l": steps, "t": seconds} for r in returns.tolist())
-        self.logger.record("rollout/reward_mean", returns.mean().item())
-        self.logger.record("rollout/reward_std", returns.std(correction=0).item())
-        self.logger.record("rollout/failed_rewards", int((~data.valid).sum()))
-        for step, share in enumerate(data.credit.mean(0).tolist()):
-            self.logger.record(f"credit/step_{step:02d}", share)
-        for name, values in data.extras.items():
-            self.logger.record(f"shaping/{name}", values[~values.isnan()].mean().item())
+        steps, returns = data.log_probs.shape[1], data.returns[data.valid].tolist()
+        self.ep_info_buffer.extend({"r": r, "l": steps, "t": seconds} for r in returns)
+        for name, value in rollout_figures(data).items():
+            self.logger.record(name, value)
         self.logger.record("time/rollout_seconds", seconds)
 
     def train(self) -> None:
@@ -354,6 +349,34 @@ class DiffusionPPO(PPO):
         if self._due_iteration is not None:
             super().dump_logs(self._due_iteration)
             self._due_iteration = None
+
+    def _record_update(
+        self,
+        logs: list[UpdateLog],
+        gradient_norms: list[torch.Tensor],
+        clip_range: float,
+        seconds: float,
+    ) -> None:
+        now = time.perf_counter()
+        self.seconds += now - self._counted_until
+        self._counted_until = now
+        images = len(self.rollout_buffer.trajectories)
+        rollout_seconds = self.logger.name_to_value["time/rollout_seconds"]
+        figures = update_figures(logs, gradient_norms) | {
+            "train/clip_range": clip_range,
+            "train/gradient_scale": self.policy.scaler.get_scale(),
+            "train/log_probs_recomputed": self.log_probs_recomputed,
+            "train/n_updates": self._n_updates,
+            "count/rounds": self.rounds,
+            "count/rounds_without_pairs": self.rounds_without_pairs,
+            "count/reward_queries": self.reward_queries,
+            "count/denoiser_evaluations": self.policy.denoiser_evaluations,
+            "time/update_seconds": seconds,
+            "time/seconds": self.seconds,
+            "time/images_per_second": images / (seconds + rollout_seconds),
+        }
+        for name, value in figures.items():
+            self.logger.record(name, value)
 
     def dump_logs(self, iteration: int = 0) -> None:
         """Defers the log of a round until its update, so that both stand in one row."""
@@ -406,7 +429,6 @@ class DiffusionPPO(PPO):
                 log_probs[chunk] = self._log_prob(chunk)
             self.log_probs_recomputed += 1
         self.logger.record("train/initial_ratio_deviation", deviation)
-        self.logger.record("train/log_probs_recomputed", self.log_probs_recomputed)
         return drifted
 
     def _log_prob(self, pairs: torch.Tensor) -> torch.Tensor:
@@ -416,41 +438,6 @@ class DiffusionPPO(PPO):
 
     def _embedding(self, prompt_ids: torch.Tensor) -> PromptEmbedding:
         return self.base_env.prompt_embedding(prompt_ids)
-
-    def _record_update(
-        self,
-        logs: list[UpdateLog],
-        gradient_norms: list[torch.Tensor],
-        clip_range: float,
-        seconds: float,
-    ) -> None:
-        if logs:
-            for name in UpdateLog._fields:
-                values = torch.stack([getattr(log, name) for log in logs])
-                value = values.max() if name == "ratio_deviation" else values.mean()
-                self.logger.record(f"train/{name}", value.item())
-            norms = torch.stack(gradient_norms)
-            norms = norms.masked_fill(~norms.isfinite(), torch.nan)  # overflowed, hence not used
-            self.logger.record("train/gradient_norm", norms.nanmean().item())
-        else:  # nothing survived the masks; every round has the same columns
-            for name in (*UpdateLog._fields, "gradient_norm", "initial_ratio_deviation"):
-                self.logger.record(f"train/{name}", float("nan"))
-            self.logger.record("train/log_probs_recomputed", self.log_probs_recomputed)
-        self.logger.record("train/clip_range", clip_range)
-        self.logger.record("train/gradient_scale", self.policy.scaler.get_scale())
-        self.logger.record("train/n_updates", self._n_updates)
-        self.logger.record("count/rounds", self.rounds)
-        self.logger.record("count/rounds_without_pairs", self.rounds_without_pairs)
-        self.logger.record("count/reward_queries", self.reward_queries)
-        self.logger.record("count/denoiser_evaluations", self.policy.denoiser_evaluations)
-        self.logger.record("time/update_seconds", seconds)
-        now = time.perf_counter()
-        self.seconds += now - self._counted_until
-        self._counted_until = now
-        self.logger.record("time/seconds", self.seconds)
-        images = len(self.rollout_buffer.trajectories)
-        rollout_seconds = self.logger.name_to_value["time/rollout_seconds"]
-        self.logger.record("time/images_per_second", images / (seconds + rollout_seconds))
 
     def _excluded_save_params(self) -> list[str]:
         generators = ["prompt_rng", "shuffle_generator"]
