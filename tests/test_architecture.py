@@ -40,7 +40,7 @@ ORDER = {
         *("weights", "preprocessing", "linear_head", "clip", "open_clip", "image_reward"),
     ),
     "diffusion_gym.envs": (
-        *("state", "infos", "config", "_forking", "_one_thread", "_spaces", "_prompt_table"),
+        *("state", "infos", "config", "_forking", "_one_thread", "spaces", "_prompt_table"),
         *("_episodes", "_requests", "_reports", "vector_env", "env", "checker"),
     ),
     "diffusion_gym.wrappers": (

@@ -18,7 +18,7 @@ from agents.common.checkpoint_folder import Checkpoint, read_checkpoint, write_c
 from agents.common.sb3_vec_env import SB3VecEnv, wrap_env
 from agents.policy import UNetPolicy
 from agents.policy.model_spec import ModelSpec, check_same_weights, load_spec, model_spec
-from diffusion_gym.envs._spaces import action_space, observation_space
+from diffusion_gym.envs.spaces import action_space, observation_space
 from diffusion_gym.envs.state import DenoisingState
 from diffusion_gym.errors import DiffusionGymError, InvalidInputError
 

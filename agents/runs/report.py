@@ -51,7 +51,7 @@ def _cells(before: Array, after: Array) -> tuple[str, str, str]:
 def print_comparison(
     console: Console, before: Evaluation, after: Evaluation, reward: str, title: str
 ) -> None:
-    """Prints the table of two evaluations, and which rewards it lacks."""
+    """Prints the table of two evaluations, and what it lacks."""
     console.print(comparison_table(before, after, reward, title))
     for when, evaluation in (("before", before), ("after", after)):
         if failures := evaluation.failures():

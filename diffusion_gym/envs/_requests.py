@@ -14,7 +14,7 @@ from torch import Tensor
 from diffusion_gym.checks import Count, checked, whole_numbers
 from diffusion_gym.envs._episodes import EpisodeBatch
 from diffusion_gym.envs._prompt_table import PromptIds, PromptTable
-from diffusion_gym.envs._spaces import LATENT_BOUND
+from diffusion_gym.envs.spaces import LATENT_BOUND
 from diffusion_gym.envs.state import DenoisingState
 from diffusion_gym.errors import InvalidInputError, unknown_name
 

@@ -29,9 +29,9 @@ from diffusion_gym.envs._requests import (
     checked_seeds,
     parse_options,
 )
-from diffusion_gym.envs._spaces import action_space, observation_space
 from diffusion_gym.envs.config import EnvConfig, load_parts
 from diffusion_gym.envs.infos import Infos, scatter, singles, to_numpy
+from diffusion_gym.envs.spaces import action_space, observation_space
 from diffusion_gym.envs.state import DenoisingState
 from diffusion_gym.images import Frame, to_uint8
 from diffusion_gym.models import DiffusionModel, PromptEmbedding

@@ -139,7 +139,7 @@ def test_step_advantages_are_standardised(mode: str, tmp_path: Path) -> None:
 
 
 def test_unknown_standardisations_are_refused() -> None:
-    with pytest.raises(DiffusionGymError, match="unknown standardisation of steps 'yes'"):
+    with pytest.raises(DiffusionGymError, match="unknown standardise_steps 'yes'"):
         make_agent(standardise_steps="yes")
 
 
