@@ -63,7 +63,7 @@ ORDER = {
     "agents.evaluation": ("diversity", "image_metrics", "evaluation", "pictures"),
     "agents.runs": (
         *("presets", "methods", "recommended", "settings", "record", "run_folder", "builders"),
-        *("screen", "callbacks", "live", "report", "training", "cli"),
+        *("screen", "tensorboard", "callbacks", "live", "report", "training", "cli"),
     ),
     "agents.runs.presets": (),
     "benchmarks": ("bare_loop", "versus_bare_loop", "memory", "emoji64", "shaping"),

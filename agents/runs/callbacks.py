@@ -13,6 +13,7 @@ from agents.common.checkpoint import save_checkpoint
 from agents.common.checkpoint_folder import prune_checkpoints
 from agents.evaluation.evaluation import Evaluation
 from agents.ppo import DiffusionPPO
+from agents.runs.tensorboard import TensorBoard
 
 
 class Checkpoints(BaseCallback):
@@ -71,22 +72,30 @@ class Checkpoints(BaseCallback):
 class Evaluations(BaseCallback):
     """Logs an evaluation every so many rounds, of the policy that draws the round's images.
 
+    In the log's rows it stands beside the round that follows; TensorBoard has it where it belongs.
+
     Args:
         measure: Evaluates the policy.
         every: Rounds between evaluations; 0: none.
+        board: Told of every evaluation.
     """
 
     model: DiffusionPPO
 
-    def __init__(self, measure: Callable[[], Evaluation], every: int) -> None:
+    def __init__(
+        self, measure: Callable[[], Evaluation], *, every: int, board: TensorBoard
+    ) -> None:
         super().__init__()
         self.measure = measure
         self.every = every
+        self.board = board
 
     def _on_rollout_start(self) -> None:
         if self.every and self.model.rounds % self.every == 0:
-            for name, value in self.measure().scalars().items():
-                self.logger.record(f"eval/{name}", value)
+            evaluation = self.measure()
+            for name, value in evaluation.scalars().items():
+                self.logger.record(f"eval/{name}", value, exclude="tensorboard")
+            self.board.evaluation(evaluation, self.model.num_timesteps)
 
     def _on_step(self) -> bool:
         return True

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 
 from rich.console import Console
 from stable_baselines3.common.callbacks import CallbackList
-from stable_baselines3.common.logger import KVWriter, Logger, TensorBoardOutputFormat
+from stable_baselines3.common.logger import KVWriter, Logger
 
 from agents.common.checkpoint_folder import checkpoints_in
 from agents.evaluation import Evaluation
@@ -30,6 +30,7 @@ from agents.runs.report import write_report
 from agents.runs.run_folder import MetricsFile, RunFolder, write_json
 from agents.runs.screen import command, say
 from agents.runs.settings import TrainSettings
+from agents.runs.tensorboard import TensorBoard
 
 
 class Training:
@@ -104,16 +105,23 @@ class Training:
             style="bold",
         )
         before = self._before()
-        if not self._train():
+        done = self.agent.num_timesteps
+        board = TensorBoard(self.run_folder.tensorboard, done)
+        if not done and not self.settings.evaluation.eval_every:  # else the first round's is it
+            board.evaluation(before, 0)
+        if not self._train(board):
             self.console.print("[bold]Stopped and saved.[/] Continue with:")
             resume = ("python", "-m", "agents.train", "--resume", self.run_folder.path)
             say(self.console, f"  {command(resume)}")
             return 130
         export(self.agent.policy, self.run_folder.exported)
+        after = self._evaluate(self.agent.policy)
+        board.evaluation(after, self.agent.num_timesteps)
+        board.close()
         write_report(
             self.run_folder,
             before,
-            self._evaluate(self.agent.policy),
+            after,
             self.reward,
             self.where,
             self.console,
@@ -134,7 +142,7 @@ class Training:
             raise
         return evaluation
 
-    def _train(self) -> bool:
+    def _train(self, board: TensorBoard) -> bool:
         """Trains to the end; False where somebody asked to stop before."""
         images = self.settings.run.images
         remaining = images - self.agent.num_timesteps
@@ -151,17 +159,15 @@ class Training:
         )
         stop = StopOnSignal(checkpoints, lambda text: say(self.console, text))
         evaluations = Evaluations(
-            lambda: self._measure(self.agent.policy), self.settings.evaluation.eval_every
+            lambda: self._measure(self.agent.policy),
+            every=self.settings.evaluation.eval_every,
+            board=board,
         )
 
         # 2. The rounds, seen on the screen, in metrics.csv and in TensorBoard.
         earlier = [row["rollout/reward_mean"] for row in self.run_folder.metrics()]
         with LiveView(self.console, images, self.agent.num_timesteps, earlier) as live:
-            outputs: list[KVWriter] = [
-                MetricsFile(self.run_folder.metrics_file),
-                TensorBoardOutputFormat(str(self.run_folder.tensorboard)),
-                live,
-            ]
+            outputs: list[KVWriter] = [MetricsFile(self.run_folder.metrics_file), board, live]
             self.agent.set_logger(Logger(str(self.run_folder.path), outputs))
             self.agent.learn(
                 remaining,

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from agents import train
 from agents.runs.callbacks import Checkpoints, StopOnSignal
 from agents.runs.run_folder import RunFolder
+from agents.runs.tensorboard import TensorBoard
 from diffusion_gym.errors import DiffusionGymError
 
 QUICK = (
@@ -48,6 +50,27 @@ def test_what_was_recorded_at_each_start_is_kept(stopped: RunFolder) -> None:
     assert first["settings"] == second["settings"]
     assert {"versions", "command", "device", "prompts_sha256", "commit"} <= set(first)
     assert [row["count/rounds"] for row in stopped.metrics()] == [1, 2, 3]
+
+
+def test_tensorboard_has_every_evaluation_where_it_belongs(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert train.main([*QUICK, "--eval-every", "2", "--output", str(run)]) == 0
+    events = EventAccumulator(str(run / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("eval/reward")] == [0, 8, 12]
+    assert [event.step for event in events.Images("eval/pictures")] == [0, 8, 12]
+    assert [event.step for event in events.Scalars("rollout/reward_mean")] == [4, 8, 12]
+    summary = json.loads((run / "summary.json").read_text())
+    assert events.Scalars("eval/reward")[-1].value == pytest.approx(summary["reward_after"])
+
+
+def test_rounds_that_are_repeated_stand_once_in_tensorboard(tmp_path: Path) -> None:
+    for done, steps in ((0, (4, 8, 12)), (4, (8, 12))):
+        board = TensorBoard(tmp_path, done)
+        for step in steps:
+            board.write({"x": float(step + done)}, {"x": None}, step)
+        board.close()
+    events = EventAccumulator(str(tmp_path)).Reload().Scalars("x")
+    assert [(event.step, event.value) for event in events] == [(4, 4), (8, 12), (12, 16)]
 
 
 @pytest.mark.parametrize(
