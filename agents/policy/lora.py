@@ -80,8 +80,6 @@ def add_lora(denoiser: Denoiser, settings: LoraSettings) -> None:
 
 def _check_targets(network: nn.Module, targets: Sequence[str] | None) -> None:
     """Refuses targets that peft cannot adapt, or would not find."""
-    if isinstance(targets, str):
-        raise InvalidInputError(f"expected a list of lora_targets, got the string {targets!r}")
     for target in targets or ():
         found = [
             module

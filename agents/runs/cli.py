@@ -169,6 +169,8 @@ def from_text(name: str, text: str, kind: Any) -> Any:
         value = _json(name, text)
     elif Sequence in kinds and str not in kinds:
         value = [word.strip() for word in text.split(",")]
+        if not all(value):
+            raise ValueError(f"expected {name} as names with commas between them, got {text!r}")
     elif int in kinds or float in kinds:
         value = _number(text)
     return checked(name, value, kind)

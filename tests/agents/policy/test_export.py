@@ -239,7 +239,7 @@ def test_diffusers_loads_adapters_of_every_layer(
 @pytest.mark.parametrize(
     ("targets", "message"),
     [
-        ("to_q", "expected a list of lora_targets, got the string 'to_q'"),
+        ("to_q", "expected lora_targets to be a list or None, got 'to_q'"),
         (["0"], r"such as .*to_out\.0.*got '0', which ends the names of "),
         (["norm1"], "got 'norm1', which ends the names of GroupNorm, LayerNorm"),
         (["to_z"], "got 'to_z'$"),
@@ -250,9 +250,9 @@ def test_targets_that_are_no_layers_are_refused(targets: Any, message: str) -> N
         make_agent(policy_kwargs={"lora_rank": 2, "lora_targets": targets})
 
 
-@pytest.mark.parametrize("lora_rank", [2, None])
+@pytest.mark.parametrize("lora_rank", [2, 0])
 def test_an_export_that_reads_back_as_something_else_is_refused(
-    lora_rank: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lora_rank: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A damaged file does not replace the export that was there."""
     policy = disturbed(emoji64_folder() / "pipeline", lora_rank=lora_rank)
@@ -265,7 +265,7 @@ def test_an_export_that_reads_back_as_something_else_is_refused(
         kept = {name: tensor for name, tensor in tensors.items() if name != dropped}
         save_file(kept, file, metadata={"format": "pt"})
 
-    if lora_rank is None:
+    if lora_rank == 0:
         save = policy.denoiser.network.save_pretrained
 
         def save_damaged(partial: Path) -> None:
@@ -287,10 +287,10 @@ def test_an_export_that_reads_back_as_something_else_is_refused(
     assert [entry.name for entry in tmp_path.iterdir()] == ["exported"]
 
 
-@pytest.mark.parametrize("lora_rank", [2, None])
+@pytest.mark.parametrize("lora_rank", [2, 0])
 @pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
 def test_exports_are_readable_by_whom_the_umask_says(
-    lora_rank: int | None, umask: int, tmp_path: Path
+    lora_rank: int, umask: int, tmp_path: Path
 ) -> None:
     policy = make_agent(policy_kwargs={"lora_rank": lora_rank}).policy
     before = os.umask(umask)
@@ -302,8 +302,8 @@ def test_exports_are_readable_by_whom_the_umask_says(
         assert stat.S_IMODE(file.stat().st_mode) == 0o666 & ~umask, file.name
 
 
-@pytest.mark.parametrize("lora_rank", [2, None])
-def test_the_same_weights_are_the_same_bytes(lora_rank: int | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("lora_rank", [2, 0])
+def test_the_same_weights_are_the_same_bytes(lora_rank: int, tmp_path: Path) -> None:
     policy = make_agent(policy_kwargs={"lora_rank": lora_rank}).policy
     written = set()
     for run in range(4):
