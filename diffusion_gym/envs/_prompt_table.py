@@ -123,7 +123,9 @@ class PromptTable:
         """
         texts = tuple(self._texts)
         key = ("prompt embeddings", self._model.text_encoders_key, texts)
-        self._complete = shared(key, lambda: EmbeddingFile(texts, self._encode))
+        self._complete = shared(
+            key, lambda: EmbeddingFile(texts, lambda text: self._model.encode([text]))
+        )
 
     def _encoded(self, prompt_id: int) -> PromptEmbedding:
         """The embedding of one prompt, ``[1, L, D]``; the last used is the last in the cache."""
