@@ -24,7 +24,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 import numpy as np
 
-from diffusion_gym.errors import InvalidInputError, unknown_keyword, unknown_name
+from diffusion_gym.errors import InvalidInputError, shown, unknown_keyword, unknown_name
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -222,7 +222,10 @@ def _converted(value: Any, kind: Any) -> Any:
     if kind in (int, float):
         wanted = numbers.Integral if kind is int else numbers.Real
         fits = isinstance(value, wanted) and not isinstance(value, bool | np.bool_)
-        return kind(value) if fits else _NO
+        try:
+            return kind(value) if fits else _NO
+        except OverflowError:  # an integer beyond the largest float
+            return _NO
     if kind is str:
         return os.fspath(value) if isinstance(value, str | os.PathLike) else _NO
     if origin is Mapping:
@@ -242,12 +245,10 @@ def _all_text(values: Any) -> bool:
 def _check_range(name: str, value: Any, kind: Any, limits: Range | None) -> None:
     if kind not in (int, float):
         return
-    if not math.isfinite(value) or (limits is not None and value not in limits):
+    if (kind is float and not math.isfinite(value)) or (limits is not None and value not in limits):
         raise _expected(name, _WORDS[kind], limits, value)
 
 
 def _expected(name: str, words: str, limits: Range | None, value: Any) -> InvalidInputError:
     wanted = f"{words} {limits}" if limits else words
-    shown = repr(value)
-    shown = shown if len(shown) <= 200 else f"{shown[:200]}…"
-    return InvalidInputError(f"expected {name} to be {wanted}, got {shown}")
+    return InvalidInputError(f"expected {name} to be {wanted}, got {shown(value)}")

@@ -32,13 +32,23 @@ def unknown_keyword(owner: str, name: str, known: Iterable[str]) -> UnknownKeywo
         known: The keywords that there are; its message lists them.
     """
     return UnknownKeywordError(
-        f"{owner} got an unexpected keyword argument {name!r}; known: {', '.join(sorted(known))}"
+        f"{owner} got an unexpected keyword argument {shown(name)}; known: {', '.join(sorted(known))}"
     )
 
 
 def one_line(text: str, limit: int = 300) -> str:
     """A text to quote in a message: in one line, and cut after so many characters."""
     line = " ".join(text.split())
+    return line if len(line) <= limit else f"{line[:limit]}…"
+
+
+def shown(value: object, limit: int = 200) -> str:
+    """A value to quote in a message: as Python writes it, in one line and cut, whatever it is."""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # nested too deeply, or an integer of too many digits
+        text = f"a value of type {type(value).__name__} that is too large to be shown"
+    line = " ".join(part.strip() for part in text.splitlines())
     return line if len(line) <= limit else f"{line[:limit]}…"
 
 
@@ -59,4 +69,4 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> InvalidInputE
     Returns:
         The error, ready to be raised; its message lists the known names.
     """
-    return InvalidInputError(f"unknown {kind} {name!r}; known: {', '.join(sorted(known))}")
+    return InvalidInputError(f"unknown {kind} {shown(name)}; known: {', '.join(sorted(known))}")

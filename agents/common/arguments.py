@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from agents.common.sb3_vec_env import SB3VecEnv
-from diffusion_gym.errors import InvalidInputError, UnknownKeywordError
+from diffusion_gym.errors import InvalidInputError, UnknownKeywordError, shown
 from diffusion_gym.wrappers import B2DiffuRLReward, shapings
 
 MEANINGLESS = {
@@ -44,7 +44,9 @@ def checked_device(env: SB3VecEnv, device: torch.device | str) -> torch.device:
     own = env.base_env.model.device
     wished = own if str(device) == "auto" else torch.device(device)
     if wished.type != own.type or wished.index not in (None, own.index):
-        raise InvalidInputError(f"the environment is on {own}, device={device!r} was asked for")
+        raise InvalidInputError(
+            f"expected the environment's device, {own}, or 'auto', got device={shown(device)}"
+        )
     return own
 
 

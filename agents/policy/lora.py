@@ -9,7 +9,7 @@ from peft import LoraConfig
 from torch import nn
 
 from agents.policy.config import PolicyConfig
-from diffusion_gym.errors import InvalidInputError
+from diffusion_gym.errors import InvalidInputError, shown
 from diffusion_gym.models import Denoiser
 
 ATTENTION_LAYERS = ("to_k", "to_q", "to_v", "to_out.0")
@@ -90,7 +90,7 @@ def _check_targets(network: nn.Module, targets: Sequence[str] | None) -> None:
             others = sorted({type(module).__name__ for module in found})
             raise InvalidInputError(
                 f"expected lora_targets that end the names of layers of {type(network).__name__}, "
-                f"such as {', '.join(_layer_names(network))}; got {target!r}"
+                f"such as {', '.join(_layer_names(network))}; got {shown(target)}"
                 + (f", which ends the names of {', '.join(others)}" if found else "")
             )
 

@@ -19,7 +19,7 @@ from tyro.constructors import PrimitiveConstructorSpec, StructConstructorSpec, S
 
 from agents.runs.screen import say
 from diffusion_gym.checks import Range, checked
-from diffusion_gym.errors import DiffusionGymError
+from diffusion_gym.errors import DiffusionGymError, shown
 from diffusion_gym.parsing import parse as parse_text
 
 Options = TypeVar("Options")
@@ -170,7 +170,9 @@ def from_text(name: str, text: str, kind: Any) -> Any:
     elif Sequence in kinds and str not in kinds:
         value = [word.strip() for word in text.split(",")]
         if not all(value):
-            raise ValueError(f"expected {name} as names with commas between them, got {text!r}")
+            raise ValueError(
+                f"expected {name} as names with commas between them, got {shown(text)}"
+            )
     elif int in kinds or float in kinds:
         value = _number(text)
     return checked(name, value, kind)
@@ -180,7 +182,7 @@ def _json(name: str, text: str) -> Any:
     try:
         return parse_text(json.loads, text)
     except ValueError as error:
-        raise ValueError(f"expected {name} as JSON, got {text!r}: {error}") from error
+        raise ValueError(f"expected {name} as JSON, got {shown(text)}: {error}") from error
 
 
 def _number(text: str) -> Any:

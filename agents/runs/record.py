@@ -12,7 +12,7 @@ import torch
 
 from agents.runs.settings import TrainSettings
 from diffusion_gym.envs import DiffusionT2IVectorEnv
-from diffusion_gym.errors import InvalidInputError
+from diffusion_gym.errors import InvalidInputError, shown
 
 PACKAGES = (
     *("diffusion-gym", "torch", "diffusers", "transformers", "peft", "gymnasium"),
@@ -52,13 +52,13 @@ def check_same(recorded: dict[str, Any], now: dict[str, Any]) -> None:
     try:
         was, is_now = recorded["settings"], now["settings"]
         differ = [
-            f"{name} ({was[name]!r}, now {value!r})"
+            f"{name} ({shown(was[name])}, now {shown(value)})"
             for name, value in is_now.items()
             if name not in MOVABLE and was[name] != value
         ]
         for what in ("model", "reward", "prompts_sha256"):
             if recorded[what] != now[what]:
-                differ.append(f"{what} ({recorded[what]!r}, now {now[what]!r})")
+                differ.append(f"{what} ({shown(recorded[what])}, now {shown(now[what])})")
     except (KeyError, TypeError) as error:
         raise InvalidInputError(
             f"expected the record of a training run, got one that is damaged or of another "

@@ -11,7 +11,7 @@ from gymnasium.utils import seeding
 from torch import Tensor
 
 from diffusion_gym.envs._prompt_table import PromptIds
-from diffusion_gym.errors import InvalidInputError
+from diffusion_gym.errors import InvalidInputError, shown
 
 Rows = npt.NDArray[np.int64]
 
@@ -161,9 +161,9 @@ class EpisodeBatch:
             InvalidInputError: They are not of B generators, or not of the kind that the rows have.
         """
         if not isinstance(states, list | tuple) or len(states) != self.num_envs:
-            shown = len(states) if isinstance(states, list | tuple) else repr(states)
+            found = len(states) if isinstance(states, list | tuple) else shown(states)
             raise InvalidInputError(
-                f"expected a state with the rng of {self.num_envs} rows, got {shown}"
+                f"expected a state with the rng of {self.num_envs} rows, got {found}"
             )
         kinds = [type(generator.bit_generator) for generator in self.generators]
         for row, state in enumerate(states):
@@ -173,7 +173,7 @@ class EpisodeBatch:
             except (TypeError, ValueError, LookupError, OverflowError) as error:
                 raise InvalidInputError(
                     f"expected a state whose rng is that of {type(scratch).__name__} generators, "
-                    f"got {state!r} in row {row}"
+                    f"got {shown(state)} in row {row}"
                 ) from error
 
     def rng_state(self) -> tuple[dict[str, Any], ...]:

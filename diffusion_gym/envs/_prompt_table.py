@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from diffusion_gym.checks import whole_numbers
-from diffusion_gym.errors import InvalidInputError
+from diffusion_gym.errors import InvalidInputError, shown
 from diffusion_gym.models import DiffusionModel, PromptEmbedding
 from diffusion_gym.models.shared import shared
 from diffusion_gym.rewards import RewardFunction
@@ -102,7 +102,7 @@ class PromptTable:
         wanted = f"prompt ids from 0 to {len(self) - 1}"
         ids = whole_numbers(wanted, prompt_ids)
         if (ids < 0).any() or (ids >= len(self)).any():
-            raise InvalidInputError(f"expected {wanted}, got {prompt_ids!r}")
+            raise InvalidInputError(f"expected {wanted}, got {shown(prompt_ids)}")
         return ids.astype(np.int64)
 
     def embedding(self, prompt_ids: PromptIds) -> PromptEmbedding:

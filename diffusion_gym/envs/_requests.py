@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,15 +11,18 @@ from gymnasium.error import InvalidAction
 from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
-from diffusion_gym.checks import Count, checked, whole_numbers
+from diffusion_gym.checks import Range, checked, whole_numbers
 from diffusion_gym.envs._episodes import EpisodeBatch
 from diffusion_gym.envs._prompt_table import PromptIds, PromptTable
 from diffusion_gym.envs.spaces import LATENT_BOUND
 from diffusion_gym.envs.state import DenoisingState
-from diffusion_gym.errors import InvalidInputError, unknown_name
+from diffusion_gym.errors import InvalidInputError, shown, unknown_name
 
 AUTORESET_MODES = (AutoresetMode.SAME_STEP, AutoresetMode.DISABLED)
 OPTIONS = ("prompts", "prompt_ids", "state", "reset_mask")
+
+BatchSize = Annotated[int, Range(low=1, high=2**20)]
+"""No machine holds more, and arrays cannot count them without end."""
 
 Seeds = list[int | None]
 
@@ -32,7 +35,7 @@ def checked_num_envs(num_envs: int) -> int:
     Raises:
         InvalidInputError: Otherwise.
     """
-    return int(checked("num_envs", num_envs, Count))
+    return int(checked("num_envs", num_envs, BatchSize))
 
 
 def checked_name(kind: str, name: str, known: tuple[str, ...]) -> str:
@@ -186,7 +189,9 @@ def check_state(
         ("number of steps", num_steps, state.num_steps),
     ):
         if type(given) is not type(expected) or given != expected:
-            raise InvalidInputError(f"expected a state whose {what} is {expected!r}, got {given!r}")
+            raise InvalidInputError(
+                f"expected a state whose {what} is {expected!r}, got {shown(given)}"
+            )
 
     # 2. Everything in it is there for all rows.
     latents = state.latents
@@ -250,7 +255,7 @@ def parse_options(
         options = {}
     if not isinstance(options, Mapping):
         raise InvalidInputError(
-            f"expected reset options as a dictionary, got {type(options).__name__} {options!r}"
+            f"expected reset options as a dictionary, got {type(options).__name__} {shown(options)}"
         )
     for key in options:
         if key not in OPTIONS:
@@ -299,7 +304,7 @@ def _checked_seed(seed: Any) -> int:
     whole = isinstance(seed, int | np.integer) and not isinstance(seed, bool)
     if not whole or seed < 0:
         raise InvalidInputError(
-            f"expected a seed to be a whole number of at least 0, or None, got {seed!r}"
+            f"expected a seed to be a whole number of at least 0, or None, got {shown(seed)}"
         )
     return int(seed)
 
@@ -310,20 +315,20 @@ def _texts(
     """Prompts of some rows, of all without ``rows``; the others are not looked at."""
     listed = texts.tolist() if isinstance(texts, np.ndarray) else texts
     if not isinstance(listed, list | tuple) or len(listed) != count:
-        shown = f"{len(listed)} of them" if isinstance(listed, list | tuple) else repr(texts)
-        raise InvalidInputError(f"expected a list of {count} prompts as {what}, got {shown}")
+        found = f"{len(listed)} of them" if isinstance(listed, list | tuple) else shown(texts)
+        raise InvalidInputError(f"expected a list of {count} prompts as {what}, got {found}")
     chosen = listed if rows is None else [listed[row] for row in rows]
     for text in chosen:
         if not isinstance(text, str) or not text.strip():
             raise InvalidInputError(
-                f"expected prompts to be strings that are not empty as {what}, got {text!r}"
+                f"expected prompts to be strings that are not empty as {what}, got {shown(text)}"
             )
         try:
             text.encode()
         except UnicodeEncodeError as error:
             raise InvalidInputError(
                 f"expected prompts of whole characters as {what}, got half a surrogate pair "
-                f"in {text!r}"
+                f"in {shown(text)}"
             ) from error
     return [str(text) for text in chosen]
 
@@ -339,6 +344,6 @@ def _masked_rows(mask: Any, num_envs: int) -> npt.NDArray[np.int64]:
     if array.shape != (num_envs,) or array.dtype != np.bool_ or not array.any():
         raise InvalidInputError(
             f"expected reset_mask to be bool of shape ({num_envs},) with at least one True, "
-            f"got {mask!r}"
+            f"got {shown(mask)}"
         )
     return np.flatnonzero(array)

@@ -122,6 +122,9 @@ def absolute(name: str, built_in: Collection[str]) -> str:
         built_in: Names that are never taken for paths.
     """
     source, colon, part = name.partition(":")
-    path = Path(source).expanduser()
-    found = source not in built_in and path.exists()
+    try:
+        path = Path(source).expanduser()
+        found = source not in built_in and path.exists()
+    except (OSError, RuntimeError):  # too long, or in the home of nobody
+        return name
     return f"{path.resolve()}{colon}{part}" if found else name

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from diffusion_gym.emoji64 import emoji64_folder
-from diffusion_gym.errors import InvalidInputError, first_line, unknown_name
+from diffusion_gym.errors import InvalidInputError, first_line, shown, unknown_name
 from diffusion_gym.models import hub
 from diffusion_gym.models.architectures import Architecture
 from diffusion_gym.models.checkpoint import Checkpoint, FolderCheckpoint
@@ -120,7 +120,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = first_line(error).split(". ")[0]
         raise InvalidInputError(
-            f"device {device!r} cannot be used here ({reason}); expected 'auto', 'cpu', or a "
+            f"device {shown(device)} cannot be used here ({reason}); expected 'auto', 'cpu', or a "
             f"device that this machine has ({torch.cuda.device_count()} CUDA devices found)"
         ) from error
     return resolved
@@ -179,7 +179,7 @@ def _text(name: str | os.PathLike[str]) -> str:
     if not isinstance(text, str) or "\0" in text:
         raise InvalidInputError(
             "expected a model's name as a text (an embedded model, a folder, a .safetensors file "
-            f"or a hub id), got {name!r}"
+            f"or a hub id), got {shown(name)}"
         )
     return text
 

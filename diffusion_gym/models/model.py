@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion_gym.errors import InvalidInputError, ModelLoadError
+from diffusion_gym.errors import InvalidInputError, ModelLoadError, shown
 from diffusion_gym.models.checkpoint import Checkpoint
 from diffusion_gym.models.consistency import check_consistency
 from diffusion_gym.models.decoder import Decoder
@@ -189,7 +189,7 @@ class DiffusionModel:
         """
         if isinstance(prompts, str) or not prompts:
             raise InvalidInputError(
-                f"expected a list of at least one prompt to encode, got {prompts!r}"
+                f"expected a list of at least one prompt to encode, got {shown(prompts)}"
             )
         encoders = self.text_encoders.encoders
         embedding = self._architecture.encode(encoders, prompts, self.prompt_embedding_shape)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from diffusion_gym.errors import InvalidInputError, unknown_name
+from diffusion_gym.errors import InvalidInputError, shown, unknown_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,7 @@ class ModelOptions:
         """
         if not isinstance(options, Mapping):
             raise InvalidInputError(
-                f"expected model options as a mapping from names to values, got {options!r}"
+                f"expected model options as a mapping from names to values, got {shown(options)}"
             )
         values = {name: _plain(value) for name, value in options.items()}
         for name, value in values.items():
@@ -63,7 +63,7 @@ class ModelOptions:
             if type(value) is not expected and not (value is None and name in _NULLABLE):
                 raise InvalidInputError(
                     f"expected model option {name!r} to be of type {expected.__name__}, "
-                    f"got {value!r}"
+                    f"got {shown(value)}"
                 )
             if isinstance(value, int) and expected is int and value < 1:
                 raise InvalidInputError(f"expected model option {name!r} above 0, got {value}")
@@ -85,7 +85,7 @@ class ModelOptions:
             if field.name in names and getattr(self, field.name) != field.default:
                 raise InvalidInputError(
                     f"model option {field.name!r} is {why}, got "
-                    f"{field.name}={getattr(self, field.name)!r}"
+                    f"{field.name}={shown(getattr(self, field.name))}"
                 )
 
 

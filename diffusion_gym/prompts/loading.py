@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from pathlib import Path
 
-from diffusion_gym.errors import InvalidInputError, first_line, unknown_name
+from diffusion_gym.errors import InvalidInputError, first_line, shown, unknown_name
 from diffusion_gym.prompts.animals import animals, imagenet_animals
 from diffusion_gym.prompts.b2_templates import b2_activities, b2_colours, b2_relations
 from diffusion_gym.prompts.emoji import emoji_captions, emoji_objects
@@ -47,7 +47,7 @@ def load_prompts(spec: str | os.PathLike[str] | Sequence[str]) -> PromptList:
         if not isinstance(spec, Iterable) or isinstance(spec, Mapping | Set | bytes):
             raise InvalidInputError(
                 "expected prompts as a list of texts, the name of a built-in set or the path of a "
-                f"file, got {type(spec).__name__}: {repr(spec)[:80]}"
+                f"file, got {type(spec).__name__}: {shown(spec, 80)}"
             )
         return PromptList("list", tuple(spec))
     source, colon, split = spec.rpartition(":")
@@ -58,7 +58,7 @@ def load_prompts(spec: str | os.PathLike[str] | Sequence[str]) -> PromptList:
     try:
         file = Path(source).expanduser()
     except RuntimeError as error:  # of a user that is not there
-        raise InvalidInputError(f"prompts {spec!r}: {first_line(error)}") from error
+        raise InvalidInputError(f"prompts {shown(spec)}: {first_line(error)}") from error
     if file.suffix.lower() in READERS:
         return PromptSet(source, **read_prompt_file(file)).split(split)
     parts = ", ".join(f"{name}[:held_out]" for name in prompt_set_names())

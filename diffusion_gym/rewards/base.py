@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion_gym.errors import InvalidInputError
+from diffusion_gym.errors import InvalidInputError, shown
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,8 @@ def check_name(what: str, name: object) -> None:
     """
     if not isinstance(name, str) or not name or name.startswith("_"):
         raise InvalidInputError(
-            f"{what} must have texts as names, not empty and not beginning with '_', got {name!r}"
+            f"{what} must have texts as names, not empty and not beginning with '_', got "
+            f"{shown(name)}"
         )
 
 

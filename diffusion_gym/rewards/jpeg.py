@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from diffusion_gym.errors import InvalidInputError
+from diffusion_gym.errors import InvalidInputError, shown
 from diffusion_gym.images import to_uint8
 from diffusion_gym.rewards.base import RewardResult
 
@@ -38,7 +38,7 @@ class JpegSize:
 
     def __init__(self, sign: int) -> None:
         if sign not in (-1, 1):
-            raise InvalidInputError(f"sign must be -1 or 1, got {sign!r}")
+            raise InvalidInputError(f"sign must be -1 or 1, got {shown(sign)}")
         self.name = "jpeg_compressibility" if sign < 0 else "jpeg_incompressibility"
         self.sign = sign
 

@@ -7,7 +7,7 @@ from inspect import Parameter
 from typing import Any, get_type_hints
 
 from diffusion_gym.checks import checked
-from diffusion_gym.errors import InvalidInputError
+from diffusion_gym.errors import InvalidInputError, shown
 
 DEVICE = "device"
 """The option that every reward has: where its networks run."""
@@ -31,7 +31,8 @@ def check_options(reward: str, factory: Callable[..., object], options: object) 
     """
     if not isinstance(options, Mapping):
         raise InvalidInputError(
-            f"options of reward {reward!r} must be a mapping from names to values, got {options!r}"
+            f"options of reward {reward!r} must be a mapping from names to values, "
+            f"got {shown(options)}"
         )
     parameters = list(inspect.signature(factory).parameters.values())[1:]
     known = {DEVICE, *(item.name for item in parameters if item.kind in _NAMED)}
@@ -39,7 +40,8 @@ def check_options(reward: str, factory: Callable[..., object], options: object) 
     for name, value in options.items():
         if not isinstance(name, str) or (name not in known and not takes_all):
             raise InvalidInputError(
-                f"unknown option {name!r} of reward {reward!r}; known: {', '.join(sorted(known))}"
+                f"unknown option {shown(name)} of reward {reward!r}; "
+                f"known: {', '.join(sorted(known))}"
             )
         _check_json(reward, name, value)
     required = [item.name for item in parameters if item.default is Parameter.empty]
@@ -57,8 +59,8 @@ def _check_json(reward: str, name: str, value: object) -> None:
         json.dumps(value)
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidInputError(
-            f"option {name!r} of reward {reward!r} must be what JSON can hold, "
-            f"got {value!r}: {error}"
+            f"option {shown(name)} of reward {reward!r} must be what JSON can hold, "
+            f"got {shown(value)}: {error}"
         ) from error
 
 
@@ -72,7 +74,7 @@ def _as_annotated(
         hints = {}
     hints = {DEVICE: str} | {name: hint for name, hint in hints.items() if name in options}
     return {
-        name: checked(f"option {name!r} of reward {reward!r}", value, hints[name])
+        name: checked(f"option {shown(name)} of reward {reward!r}", value, hints[name])
         if name in hints
         else value
         for name, value in options.items()

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
-from diffusion_gym.errors import InvalidInputError, unknown_name
+from diffusion_gym.errors import InvalidInputError, shown, unknown_name
 from diffusion_gym.rewards.base import (
     FunctionReward,
     PlainReward,
@@ -49,7 +49,7 @@ def register_reward(name: str) -> Callable[[_Factory], _Factory]:
     check_name("rewards", name)
     if name in BUILT_IN:
         raise InvalidInputError(
-            f"the reward {name!r} comes with the package; register yours under another name"
+            f"the reward {shown(name)} comes with the package; register yours under another name"
         )
 
     def register(factory: _Factory) -> _Factory:
@@ -93,7 +93,7 @@ def make_reward(
     options = {} if options is None else options
     if not isinstance(options, Mapping):
         raise InvalidInputError(
-            f"expected the options of rewards as a mapping from their names, got {options!r}"
+            f"expected the options of rewards as a mapping from their names, got {shown(options)}"
         )
     if isinstance(spec, str):
         _check_used(options, [spec])
@@ -131,7 +131,7 @@ def _check_used(options: Mapping[str, Any], names: Collection[str]) -> None:
         if name not in names:
             used = ", ".join(names) or "a function, which has no options"
             raise InvalidInputError(
-                f"options were given for reward {name!r}, which is not used; used: {used}"
+                f"options were given for reward {shown(name)}, which is not used; used: {used}"
             )
 
 
@@ -146,7 +146,7 @@ def _with_name(reward: RewardFunction | PlainReward, name: str) -> RewardFunctio
             text = getattr(reward, what)
             if not isinstance(text, str) or not text:
                 raise InvalidInputError(
-                    f"reward {name!r} must have a text as its {what}, got {text!r}"
+                    f"reward {name!r} must have a text as its {what}, got {shown(text)}"
                 )
         return reward
     if not callable(reward):

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from diffusion_gym.errors import InvalidInputError, unknown_name
+from diffusion_gym.errors import InvalidInputError, shown, unknown_name
 
 Prediction = Literal["epsilon", "v_prediction", "sample"]
 
@@ -189,7 +189,7 @@ def check_num_steps(num_inference_steps: int, longest: int) -> None:
     ):
         raise InvalidInputError(
             f"expected num_inference_steps to be an integer from 1 to {longest}, "
-            f"got {num_inference_steps!r}"
+            f"got {shown(num_inference_steps)}"
         )
 
 

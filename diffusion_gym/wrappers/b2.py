@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from diffusion_gym.envs.infos import FinishedEpisodes, Infos, finished_episodes
-from diffusion_gym.errors import InvalidInputError, unknown_name
+from diffusion_gym.errors import InvalidInputError, shown, unknown_name
 from diffusion_gym.wrappers.base_env import as_returned, write_outcome
 from diffusion_gym.wrappers.reward_history import RewardHistory, leave_one_out_mean
 from diffusion_gym.wrappers.shaping import VectorShaping
@@ -246,7 +246,7 @@ class B2DiffuRLReward(VectorShaping):
         if "reset_mask" in options and not bool(torch.as_tensor(options["reset_mask"]).all()):
             raise InvalidInputError(
                 "B2DiffuRLReward goes through whole batches: expected a reset_mask of all rows, "
-                f"got {options['reset_mask']!r}"
+                f"got {shown(options['reset_mask'])}"
             )
         for key in ("prompts", "prompt_ids"):
             wished = options.get(key, ())

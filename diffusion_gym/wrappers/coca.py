@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from diffusion_gym.envs.infos import FinishedEpisodes, Infos
-from diffusion_gym.errors import InvalidInputError, unknown_name
+from diffusion_gym.errors import InvalidInputError, shown, unknown_name
 from diffusion_gym.wrappers.b2 import B2DiffuRLReward
 from diffusion_gym.wrappers.base_env import final_latents, num_rows
 from diffusion_gym.wrappers.credit import CreditReward
@@ -244,7 +244,7 @@ def window_size(num_steps: int, windows: int) -> int:
     if windows not in divisors:
         raise InvalidInputError(
             f"expected a number of windows that divides T = {num_steps}: "
-            f"{', '.join(map(str, divisors))}; got {windows!r}"
+            f"{', '.join(map(str, divisors))}; got {shown(windows)}"
         )
     return num_steps // windows
 

@@ -99,9 +99,7 @@ def test_text_encoders_that_overflow_are_told_and_change_nothing(make):
     weight = norm.weight.data.clone()
     try:
         norm.weight.data.fill_(torch.inf)
-        with pytest.raises(
-            ModelLoadError, match="gave NaN or infinity for 1 of 1 prompts, .*a gnu"
-        ):
+        with pytest.raises(ModelLoadError, match="gave NaN or infinity for 1 of 1 prompts"):
             env.reset(seed=5, options={"prompts": ["a gnu"]})
     finally:
         norm.weight.data.copy_(weight)
