@@ -32,7 +32,8 @@ def unknown_keyword(owner: str, name: str, known: Iterable[str]) -> UnknownKeywo
         known: The keywords that there are; its message lists them.
     """
     return UnknownKeywordError(
-        f"{owner} got an unexpected keyword argument {shown(name)}; known: {', '.join(sorted(known))}"
+        f"{owner} got an unexpected keyword argument {shown(name)}; "
+        f"known: {', '.join(sorted(known))}"
     )
 
 

@@ -65,8 +65,8 @@ NUMBERS_FROM_0 = NUMBERS_ABOVE_0 | {"0": 0.0}
 ENV_FIELDS: Mapping[str, Field] = {
     "model": Field(config_of("model")),
     "model_options": Field(config_of("model_options"), {"None": None, "{}": {}}),
-    "prompts": Field(config_of("prompts"), {"None": "emoji-captions"}),
-    "reward": Field(config_of("reward"), {"None": "clip_score"}),
+    "prompts": Field(config_of("prompts"), {"None": "emoji-objects"}),
+    "reward": Field(config_of("reward"), {"None": "house_style"}),
     "reward_options": Field(config_of("reward_options"), {"None": None, "{}": {}}),
     "num_inference_steps": Field(lambda env: env.schedule.num_steps, {"None": 10, **STEPS}),
     "sampler": Field(lambda env: env.schedule.sampler, {"None": "ddim"}),

@@ -195,7 +195,7 @@ def _path(name: str) -> Path:
         path.is_file()
     except (OSError, RuntimeError) as error:  # too long; or of a user that is not there
         raise InvalidInputError(
-            f"model name {name[:80]!r} cannot be a path here: {first_line(error)}"
+            f"model name {shown(name, 80)} cannot be a path here: {first_line(error)}"
         ) from error
     return path
 

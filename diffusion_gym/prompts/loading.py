@@ -58,7 +58,9 @@ def load_prompts(spec: str | os.PathLike[str] | Sequence[str]) -> PromptList:
     try:
         file = Path(source).expanduser()
     except RuntimeError as error:  # of a user that is not there
-        raise InvalidInputError(f"prompts {shown(spec)}: {first_line(error)}") from error
+        raise InvalidInputError(
+            f"prompts {shown(spec)} cannot be a path: {first_line(error)}"
+        ) from error
     if file.suffix.lower() in READERS:
         return PromptSet(source, **read_prompt_file(file)).split(split)
     parts = ", ".join(f"{name}[:held_out]" for name in prompt_set_names())

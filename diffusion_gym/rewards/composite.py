@@ -26,7 +26,7 @@ class CompositeReward:
 
     def __init__(self, parts: Mapping[str, RewardFunction], weights: Mapping[str, float]) -> None:
         if not parts:
-            raise InvalidInputError("a composite reward needs at least one name, got none")
+            raise InvalidInputError("expected a composite reward of at least one name, got none")
         if parts.keys() != weights.keys():
             raise InvalidInputError(
                 f"expected one weight for each of the rewards {', '.join(map(repr, parts))}, "
