@@ -214,7 +214,7 @@ def _converted(value: Any, kind: Any) -> Any:
     """The value as one type that is no union has it; `_NO` where it is none of that type."""
     origin = typing.get_origin(kind)
     if origin is Literal:
-        return value if value in typing.get_args(kind) else _NO
+        return value if isinstance(value, str) and value in typing.get_args(kind) else _NO
     if kind is types.NoneType:
         return None if value is None else _NO
     if kind is bool:
@@ -227,7 +227,8 @@ def _converted(value: Any, kind: Any) -> Any:
         except OverflowError:  # an integer beyond the largest float
             return _NO
     if kind is str:
-        return os.fspath(value) if isinstance(value, str | os.PathLike) else _NO
+        text = os.fspath(value) if isinstance(value, str | os.PathLike) else _NO
+        return text if isinstance(text, str) and _is_text(text) else _NO
     if origin is Mapping:
         return dict(value) if isinstance(value, Mapping) and _all_text(value) else _NO
     if origin is Sequence:
@@ -236,6 +237,14 @@ def _converted(value: Any, kind: Any) -> Any:
     if origin is Callable:
         return value if callable(value) else _NO
     return value
+
+
+def _is_text(text: str) -> bool:
+    """Whether a text is made of characters that any name or path may have."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
 
 
 def _all_text(values: Any) -> bool:

@@ -38,8 +38,8 @@ def unknown_keyword(owner: str, name: str, known: Iterable[str]) -> UnknownKeywo
 
 
 def one_line(text: str, limit: int = 300) -> str:
-    """A text to quote in a message: in one line, and cut after so many characters."""
-    line = " ".join(text.split())
+    """A text to quote in a message: in one line, printable, and cut after so many characters."""
+    line = " ".join(text.encode("utf-8", "backslashreplace").decode().split())
     return line if len(line) <= limit else f"{line[:limit]}…"
 
 

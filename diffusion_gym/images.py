@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from diffusion_gym.errors import InvalidInputError
+from diffusion_gym.checks import Count, CountOrNone, checked
+from diffusion_gym.errors import InvalidInputError, first_line
 
 Frame = npt.NDArray[np.uint8]
 
@@ -74,13 +75,17 @@ def image_grid(images: Tensor | npt.ArrayLike, columns: int, *, gap: int = 2) ->
     Raises:
         InvalidInputError: For another shape or dtype, no image, or fewer than one column.
     """
-    stack = images.cpu().numpy() if isinstance(images, Tensor) else np.asarray(images)
+    columns, gap = checked("columns", columns, Count), checked("gap", gap, CountOrNone)
+    try:
+        stack = images.numpy(force=True) if isinstance(images, Tensor) else np.asarray(images)
+    except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
+        raise InvalidInputError(
+            f"expected images [B, H, W, 3] of uint8, got {first_line(error)}"
+        ) from error
     if stack.ndim != 4 or stack.shape[-1] != 3 or stack.dtype != np.uint8 or len(stack) == 0:
         raise InvalidInputError(
             f"expected images [B, H, W, 3] of uint8, got {stack.shape} of {stack.dtype}"
         )
-    if columns < 1:
-        raise InvalidInputError(f"expected at least one column, got {columns}")
     count, height, width, _ = stack.shape
     columns = min(columns, count)
     rows = math.ceil(count / columns)

@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffusion_gym.checks import NotNegative, checked
+from diffusion_gym.errors import InvalidInputError, shown
 from diffusion_gym.models import PromptEmbedding, guided_prediction
 from diffusion_gym.schedules import DenoisingStep
 
@@ -13,8 +15,10 @@ class ReferencePolicy:
     """Samples the next latent as the model's own sampler does; built by `reference_policy`."""
 
     def __init__(self, env: Any, guidance: float, generator: torch.Generator | None) -> None:
-        base = env.unwrapped
-        self.guidance = guidance
+        base: Any = getattr(env, "unwrapped", None)
+        if not hasattr(base, "report"):
+            raise InvalidInputError(f"expected an environment of DiffusionT2I-v0, got {shown(env)}")
+        self.guidance = checked("guidance", guidance, NotNegative)
         self._generator = generator
         self._report = base.report
         self._schedule = base.schedule
@@ -86,5 +90,8 @@ def reference_policy(
 
     Returns:
         A function from observations to (action, step).
+
+    Raises:
+        InvalidInputError: It is no such environment, or the scale is no number of at least 0.
     """
     return ReferencePolicy(env, guidance, generator)

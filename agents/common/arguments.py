@@ -1,11 +1,15 @@
 """What `DiffusionPPO` can be given, and why it refuses the rest."""
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import torch
 
 from agents.common.sb3_vec_env import SB3VecEnv
+from diffusion_gym.checks import Checked, Range, Seed
 from diffusion_gym.errors import InvalidInputError, UnknownKeywordError, shown
+from diffusion_gym.models.loading import resolve_device
 from diffusion_gym.wrappers import B2DiffuRLReward, shapings
 
 MEANINGLESS = {
@@ -22,6 +26,26 @@ MEANINGLESS = {
     "rollout_buffer_class": "trajectories are kept on the device in a TrajectoryBuffer",
     "rollout_buffer_kwargs": "trajectories are kept on the device in a TrajectoryBuffer",
 }
+
+
+@dataclass(frozen=True)
+class StockConfig(Checked):
+    """What Stable-Baselines3's own part is told."""
+
+    policy_kwargs: Mapping[str, Any] | None = None
+    """The fields of `agents.policy.config.PolicyConfig`."""
+
+    stats_window_size: Annotated[int, Range(low=1, high=2**31 - 1)] = 100
+    """Episodes that its buffer remembers."""
+
+    tensorboard_log: str | None = None
+    """Folder for TensorBoard events."""
+
+    verbose: Annotated[int, Range(low=0, high=2)] = 0
+    """How much it prints."""
+
+    seed: Seed | None = None
+    """Seed of everything that draws random numbers."""
 
 
 def refuse_meaningless(arguments: dict[str, Any]) -> None:
@@ -42,7 +66,7 @@ def checked_device(env: SB3VecEnv, device: torch.device | str) -> torch.device:
         InvalidInputError: Another one was asked for.
     """
     own = env.base_env.model.device
-    wished = own if str(device) == "auto" else torch.device(device)
+    wished = own if isinstance(device, str) and device == "auto" else resolve_device(device)
     if wished.type != own.type or wished.index not in (None, own.index):
         raise InvalidInputError(
             f"expected the environment's device, {own}, or 'auto', got device={shown(device)}"
@@ -68,13 +92,13 @@ def check_env(
     if env.num_envs % samples_per_prompt:
         raise InvalidInputError(
             f"expected samples_per_prompt to divide num_envs ({env.num_envs}), "
-            f"got {samples_per_prompt}"
+            f"got {shown(samples_per_prompt)}"
         )
     for shaping in shapings(env.vector_env):
         if isinstance(shaping, B2DiffuRLReward) and samples_per_prompt % shaping.branches:
             raise InvalidInputError(
                 "expected samples_per_prompt to be a multiple of B2DiffuRLReward's branches "
-                f"({shaping.branches}), which share their prompt, got {samples_per_prompt}"
+                f"({shaping.branches}), which share their prompt, got {shown(samples_per_prompt)}"
             )
     reason = env.base_env.schedule.why_deterministic
     if reason is not None:

@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from textwrap import shorten
 from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -18,9 +17,10 @@ from agents.common.checkpoint_folder import Checkpoint, read_checkpoint, write_c
 from agents.common.sb3_vec_env import SB3VecEnv, wrap_env
 from agents.policy import UNetPolicy
 from agents.policy.model_spec import ModelSpec, check_same_weights, load_spec, model_spec
+from diffusion_gym.checks import checked
 from diffusion_gym.envs.spaces import action_space, observation_space
 from diffusion_gym.envs.state import DenoisingState
-from diffusion_gym.errors import DiffusionGymError, InvalidInputError
+from diffusion_gym.errors import DiffusionGymError, InvalidInputError, one_line
 
 BUFFERS = {"ep_info_buffer": {"r": 0.0, "l": 0, "t": 0.0}, "ep_success_buffer": 0.0}
 """Stable-Baselines3's of the last episodes, and what their entries are made as."""
@@ -169,7 +169,7 @@ def resume_agent(
         InvalidInputError: The checkpoint is damaged; or agent, environment, policy class or
             functions are not those that it was written with.
     """
-    checkpoint = read_checkpoint(Path(folder))
+    checkpoint = read_checkpoint(Path(checked("folder", folder, str)))
     env = wrap_env(env)
     with _in_words("the description of the agent"):
         arguments = _arguments(checkpoint, agent_class.__name__, env, functions or {})
@@ -241,7 +241,7 @@ def load_policy(
             the model that it was trained on.
         ModelLoadError: That model cannot be loaded.
     """
-    checkpoint = read_checkpoint(Path(folder), weights_only=True)
+    checkpoint = read_checkpoint(Path(checked("folder", folder, str)), weights_only=True)
     _check_policy_class(checkpoint, policy_class)
     with _in_words("the description of the agent"):
         spec, options = checkpoint.agent["model_spec"], checkpoint.agent["arguments"]
@@ -267,7 +267,7 @@ def _in_words(what: str) -> Iterator[None]:
     except (DiffusionGymError, torch.OutOfMemoryError):
         raise
     except (*kinds, OverflowError) as error:
-        reason = shorten(f"{type(error).__name__}: {error}", 300, placeholder=" …")
+        reason = one_line(f"{type(error).__name__}: {error}")
         raise InvalidInputError(
             f"expected {what} as a checkpoint of this agent has it, got {reason}"
         ) from error

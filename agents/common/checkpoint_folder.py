@@ -17,7 +17,6 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
 from safetensors import SafetensorError
@@ -26,7 +25,7 @@ from torch import Tensor
 
 from agents.common.trees import flatten, unflatten
 from agents.files import atomic, discard
-from diffusion_gym.errors import InvalidInputError
+from diffusion_gym.errors import InvalidInputError, one_line
 
 FORMAT = 1
 STATE, TENSORS = "state.json", "state.safetensors"
@@ -172,8 +171,8 @@ def _part(content: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _damaged(folder: Path, error: Exception) -> InvalidInputError:
-    reason = shorten(str(error), 300, placeholder=" …") or type(error).__name__
+    reason = one_line(str(error)) or type(error).__name__
     return InvalidInputError(
-        f"expected a complete checkpoint in {folder}, got: {reason}; an older one beside it may be "
-        "whole: delete or rename this one to use that"
+        f"expected a complete checkpoint in {one_line(str(folder))}, got: {reason}; an older one "
+        "beside it may be whole: delete or rename this one to use that"
     )

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from diffusion_gym.checks import Checked, CountOrNone, NotNegative, Positive
+from diffusion_gym.checks import Checked, NotNegative, Positive, Range
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class PolicyConfig(Checked):
     """Classifier-free guidance scale, in rollout and update; 1 costs one pass over an undoubled
     batch."""
 
-    lora_rank: CountOrNone = 0
+    lora_rank: Annotated[int, Range(low=0, high=2**16)] = 0
     """Rank of LoRA adapters; 0 trains all weights."""
 
     lora_alpha: Positive | None = None

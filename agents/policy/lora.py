@@ -80,6 +80,8 @@ def add_lora(denoiser: Denoiser, settings: LoraSettings) -> None:
 
 def _check_targets(network: nn.Module, targets: Sequence[str] | None) -> None:
     """Refuses targets that peft cannot adapt, or would not find."""
+    if targets is not None and not targets:
+        raise InvalidInputError("expected at least one of lora_targets, or None, got none")
     for target in targets or ():
         found = [
             module

@@ -1,9 +1,18 @@
 """What `DiffusionPPO` is told, beside its policy and its environment."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from diffusion_gym.checks import Checked, Count, NotNegative, Positive, RateOrSchedule
+from diffusion_gym.checks import (
+    Checked,
+    Count,
+    NotNegative,
+    Positive,
+    RateOrSchedule,
+    checked,
+)
+from diffusion_gym.errors import InvalidInputError, first_line
 
 
 @dataclass(frozen=True)
@@ -60,3 +69,27 @@ class PPOConfig(Checked):
 
     max_grad_norm: Positive = 1.0
     """Bound on the gradient's norm."""
+
+    def __post_init__(self) -> None:
+        """Checks every field, and that schedules give numbers.
+
+        Raises:
+            InvalidInputError: A value is of another type or outside its range.
+        """
+        super().__post_init__()
+        for name in ("learning_rate", "clip_range"):
+            schedule = getattr(self, name)
+            if callable(schedule):
+                _check_schedule(name, schedule)
+
+
+def _check_schedule(name: str, schedule: Callable[[float], float]) -> None:
+    """Refuses what is no function from the remaining progress to a number."""
+    try:
+        start = schedule(1.0)
+    except Exception as error:
+        raise InvalidInputError(
+            f"expected {name} as a number or a function of the remaining progress (1 to 0), got "
+            f"one that raises {type(error).__name__}: {first_line(error)}"
+        ) from error
+    checked(f"the start of {name}", start, NotNegative)  # a warm-up may begin at 0

@@ -1,5 +1,6 @@
 """PPO for denoising policies (DDPO, arXiv 2305.13301) as a Stable-Baselines3 algorithm."""
 
+import os
 import pickle
 import time
 import warnings
@@ -14,7 +15,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.utils import FloatSchedule
 
 from agents.common.advantages import AdvantageEstimator, make_estimator
-from agents.common.arguments import check_env, checked_device, refuse_meaningless
+from agents.common.arguments import StockConfig, check_env, checked_device, refuse_meaningless
 from agents.common.checkpoint import resume_agent
 from agents.common.sb3_vec_env import SB3VecEnv, wrap_env
 from agents.policy import UNetPolicy
@@ -25,9 +26,9 @@ from agents.ppo.figures import rollout_figures, update_figures
 from agents.ppo.rollout import collect_batch, draw_prompts, finished_step
 from agents.ppo.standardisation import StepStandardisation
 from agents.ppo.update import UpdateLog, ppo_loss
-from diffusion_gym.checks import takes
+from diffusion_gym.checks import checked, takes
 from diffusion_gym.envs import DiffusionT2IVectorEnv
-from diffusion_gym.errors import DiffusionGymError, InvalidInputError
+from diffusion_gym.errors import DiffusionGymError, InvalidInputError, first_line, shown
 from diffusion_gym.models import DiffusionModel, PromptEmbedding
 from diffusion_gym.schedules.base import Schedule
 
@@ -35,7 +36,7 @@ MOST_FAILED_OF = 10
 """Of so many images one may have no reward."""
 
 LOADING_ERRORS = (
-    *(ValueError, KeyError, RuntimeError, EOFError, pickle.UnpicklingError),
+    *(OSError, TypeError, ValueError, KeyError, RuntimeError, EOFError, pickle.UnpicklingError),
     AssertionError,  # Stable-Baselines3's, where the file is no zip archive
 )
 
@@ -124,6 +125,7 @@ class DiffusionPPO(PPO):
         # 1. What was asked for, checked before Stable-Baselines3 sees it.
         refuse_meaningless(config)
         self.config = PPOConfig.from_options(config, type(self).__name__)
+        stock = StockConfig(policy_kwargs, stats_window_size, tensorboard_log, verbose, seed)
         if env is not None:
             env = wrap_env(env)
             device = checked_device(env, device)
@@ -139,11 +141,11 @@ class DiffusionPPO(PPO):
             normalize_advantage=False,
             gamma=1.0,
             max_grad_norm=self.config.max_grad_norm,
-            policy_kwargs=policy_kwargs,
-            stats_window_size=stats_window_size,
-            tensorboard_log=tensorboard_log,
-            verbose=verbose,
-            seed=seed,
+            policy_kwargs=None if stock.policy_kwargs is None else dict(stock.policy_kwargs),
+            stats_window_size=stock.stats_window_size,
+            tensorboard_log=stock.tensorboard_log,
+            verbose=stock.verbose,
+            seed=stock.seed,
             device=device,
             _init_setup_model=False,
         )
@@ -202,6 +204,11 @@ class DiffusionPPO(PPO):
     def _model_and_schedule(self) -> tuple[DiffusionModel, Schedule]:
         """The environment's, or, for an agent loaded without one, those it was trained with."""
         if self.env is None:
+            if not self.model_spec:
+                raise InvalidInputError(
+                    "expected an environment to train on, gymnasium.make_vec('DiffusionT2I-v0', "
+                    "num_envs=…, array_type='torch'), got none"
+                )
             return load_spec(self.model_spec, self.device)
         base = self.env.base_env
         spec = model_spec(base)
@@ -459,14 +466,16 @@ class DiffusionPPO(PPO):
         Raises:
             InvalidInputError: The file is damaged, or no agent of this kind.
         """
+        if isinstance(path, str | os.PathLike):
+            path = checked("path", path, str)
         try:
             return super().load(path, *arguments, **options)
         except DiffusionGymError:
             raise
         except LOADING_ERRORS as error:
             raise InvalidInputError(
-                f"cannot load an agent from {path}: expected a file that DiffusionPPO.save wrote, "
-                f"got {type(error).__name__}: {error}"
+                f"cannot load an agent from {shown(path)}: expected a file that DiffusionPPO.save "
+                f"wrote, got {type(error).__name__}: {first_line(error)}"
             ) from error
 
     COUNTERS: ClassVar[tuple[str, ...]] = (

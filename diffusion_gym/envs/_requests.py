@@ -323,13 +323,11 @@ def _texts(
             raise InvalidInputError(
                 f"expected prompts to be strings that are not empty as {what}, got {shown(text)}"
             )
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
+        if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
             raise InvalidInputError(
-                f"expected prompts of whole characters as {what}, got half a surrogate pair "
-                f"in {shown(text)}"
-            ) from error
+                f"expected prompts made of characters as {what}, got NUL or half of a surrogate "
+                f"pair in {shown(text)}"
+            )
     return [str(text) for text in chosen]
 
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from diffusion_gym.checks import whole_numbers
-from diffusion_gym.errors import InvalidInputError
+from diffusion_gym.errors import InvalidInputError, shown
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -62,7 +62,7 @@ class DenoisingState:
         rows = whole_numbers("rows to select", indices)
         if (rows < -len(self)).any() or (rows >= len(self)).any():
             raise InvalidInputError(
-                f"expected rows to select, from 0 to {len(self) - 1}, got {rows.tolist()}"
+                f"expected rows to select, from 0 to {len(self) - 1}, got {shown(rows.tolist())}"
             )
         rows = rows.astype(np.int64)
         return dataclasses.replace(

@@ -17,7 +17,7 @@ import transformers
 from safetensors import safe_open
 from torch import nn
 
-from diffusion_gym.errors import ModelLoadError, first_line, one_line
+from diffusion_gym.errors import ModelLoadError, first_line, one_line, shown
 from diffusion_gym.models.architectures import ARCHITECTURES, Architecture
 from diffusion_gym.models.quiet import quiet_libraries
 from diffusion_gym.parsing import parse
@@ -182,7 +182,7 @@ class FolderCheckpoint(Checkpoint):
         found = weight_variants(folder.glob("*/*.safetensors"))
         if variant is not None and variant not in found:
             raise ModelLoadError(
-                f"expected weights of variant {variant!r} in {folder}, found: "
+                f"expected weights of variant {shown(variant)} in {folder}, found: "
                 f"{', '.join(sorted(found - {''})) or 'no variants'}"
             )
 

@@ -108,7 +108,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
         InvalidInputError: The name means nothing to torch, or the device is not there, or it
             holds no numbers ("meta").
     """
-    if device == "auto":
+    if isinstance(device, str) and device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         if not isinstance(device, str | torch.device):

@@ -6,6 +6,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from diffusion_gym.errors import InvalidInputError, shown, unknown_name
 
 
@@ -66,12 +68,14 @@ class ModelOptions:
                     f"got {shown(value)}"
                 )
             if isinstance(value, int) and expected is int and value < 1:
-                raise InvalidInputError(f"expected model option {name!r} above 0, got {value}")
+                raise InvalidInputError(
+                    f"expected model option {name!r} above 0, got {shown(value)}"
+                )
             if value == "":
                 raise InvalidInputError(f"expected model option {name!r} to be a text, got ''")
             if isinstance(value, int) and name in _LONGEST and value > _LONGEST[name]:
                 raise InvalidInputError(
-                    f"expected model option {name!r} up to {_LONGEST[name]}, got {value}"
+                    f"expected model option {name!r} up to {_LONGEST[name]}, got {shown(value)}"
                 )
         return cls(**values)
 
@@ -90,19 +94,20 @@ class ModelOptions:
 
 
 def _plain(value: Any) -> Any:
-    """Paths as texts, and whole numbers of every kind, such as numpy's, as Python's."""
+    """Paths as texts, and whole numbers and booleans of every kind as Python's."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    if isinstance(value, bool):
-        return value
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
     try:
         return operator.index(value)
     except TypeError:
         return value
 
 
-#: Tokens that Stable Diffusion 3's T5 reads at most, as in diffusers' pipeline.
-_LONGEST = {"max_sequence_length": 512}
+#: Tokens that Stable Diffusion 3's T5 reads at most, as in diffusers' pipeline; and pixels of a
+#: side that no decoder comes near.
+_LONGEST = {"max_sequence_length": 512, "resolution": 2**16}
 _NULLABLE = tuple(f.name for f in dataclasses.fields(ModelOptions) if f.default is None)
 _TYPES: dict[str, type] = {
     f.name: str if f.default is None else type(f.default) for f in dataclasses.fields(ModelOptions)

@@ -1,7 +1,7 @@
 """Prompts by the name of a built-in set, from a file, or as a list."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 
 from diffusion_gym.errors import InvalidInputError, first_line, shown, unknown_name
@@ -44,12 +44,16 @@ def load_prompts(spec: str | os.PathLike[str] | Sequence[str]) -> PromptList:
     if isinstance(spec, os.PathLike):
         spec = os.fspath(spec)
     if not isinstance(spec, str):
-        if not isinstance(spec, Iterable) or isinstance(spec, Mapping | Set | bytes):
+        try:
+            texts = None if isinstance(spec, Mapping | Set | bytes) else tuple(spec)
+        except TypeError:  # nothing to iterate over
+            texts = None
+        if texts is None:
             raise InvalidInputError(
                 "expected prompts as a list of texts, the name of a built-in set or the path of a "
                 f"file, got {type(spec).__name__}: {shown(spec, 80)}"
             )
-        return PromptList("list", tuple(spec))
+        return PromptList("list", texts)
     source, colon, split = spec.rpartition(":")
     if not colon or split not in SPLITS:
         source, split = spec, SPLITS[0]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import overload
 
-from diffusion_gym.errors import InvalidInputError, one_line
+from diffusion_gym.errors import InvalidInputError, shown
 
 SPLITS = ("train", "held_out")
 """The parts of a set; the first is the default."""
@@ -96,7 +96,7 @@ class PromptSet:
 
 
 def _shown(text: object) -> str:
-    return one_line(repr(text), 80)
+    return shown(text, 80)
 
 
 def _some(texts: Sequence[str]) -> str:

@@ -126,12 +126,14 @@ def check_name(what: str, name: object) -> None:
     """Checks a name under which numbers stand in an environment's infos.
 
     Raises:
-        InvalidInputError: It is no text, or empty, or begins with "_", as the infos' masks do.
+        InvalidInputError: It is no text, or empty, or not to be printed in a line, or begins with
+            "_", as the infos' masks do.
     """
-    if not isinstance(name, str) or not name or name.startswith("_"):
+    text = isinstance(name, str) and name and name.isprintable()
+    if not text or str(name).startswith("_"):
         raise InvalidInputError(
-            f"{what} must have texts as names, not empty and not beginning with '_', got "
-            f"{shown(name)}"
+            f"{what} must have texts as names, not empty, printable and not beginning with '_', "
+            f"got {shown(name)}"
         )
 
 

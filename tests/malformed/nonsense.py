@@ -21,7 +21,9 @@ REFUSALS = (DiffusionGymError, gym.error.Error)
 LONGEST = 1_000
 """Characters of the longest message that a person reads."""
 
-SAYS = re.compile(r"expected|must|unknown|unexpected|cannot|known:|is not|does not|belongs|has no")
+SAYS = re.compile(
+    r"expected|must|unknown|unexpected|cannot|known:|is not|does not|belongs|has no|is for"
+)
 """What every message has: it says what is wanted or what is wrong."""
 
 
@@ -126,10 +128,10 @@ class Judge:
 
     violations: list[str] = field(default_factory=list)
 
-    def refused(self, case: str, action: Callable[[], Any]) -> None:
+    def refused(self, case: str, call: Callable[..., Any], *given: Any, **named: Any) -> None:
         """Whatever is not refused in words is a violation."""
         try:
-            result = action()
+            result = call(*given, **named)
         except REFUSALS as error:
             self.says(case, str(error))
         except Exception as error:
@@ -137,10 +139,10 @@ class Judge:
         else:
             self.violations.append(f"{case}: accepted as {_short(result)}")
 
-    def obeyed(self, case: str, action: Callable[[], Any], wanted: Any = True) -> None:
+    def obeyed(self, case: str, wanted: Any, call: Callable[..., Any], *given: Any) -> None:
         """Whatever does not give what is wanted is a violation."""
         try:
-            result = action()
+            result = call(*given)
         except REFUSALS as error:
             self.violations.append(f"{case}: refused though it makes sense: {str(error)[:200]}")
         except Exception as error:

@@ -288,7 +288,7 @@ def test_nested_settings_survive_the_run_folder(tmp_path: Path) -> None:
         (["--model-options", "{"], "parsing --model-options: expected model_options as JSON"),
         (["--model-options", "{" * 9000], "parsing --model-options: expected model_options as"),
         (["--reward-options", "[1]"], "reward_options to be a mapping .*got \\[1\\]"),
-        (["--lora-targets", "to_q,,"], "names with commas between them"),
+        (["--lora-targets", "to_q,,"], "names with commas between"),
         (["--images", "0"], "expected images to be a whole number of at least 1, got 0"),
         (["--images", "1.5"], "expected images to be a whole number of at least 1, got 1.5"),
         (["--learning-rate", "inf"], "learning_rate to be a number.* above 0, got inf"),
