@@ -12,6 +12,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from nonsense import NONSENSE, UNCOPYABLE, Judge, all_but
 
 import diffusion_gym
