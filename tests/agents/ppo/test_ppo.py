@@ -152,6 +152,19 @@ def test_a_round_with_too_many_failed_rewards_ends_the_run() -> None:
         agent.learn(4)
 
 
+def test_another_device_than_the_environments_is_refused() -> None:
+    for device in ("cpu:1", "meta"):
+        with pytest.raises(DiffusionGymError, match=f"device, cpu, .*got device='{device}'"):
+            make_agent(device=device)
+    assert make_agent(device="cpu").policy.model.device.type == "cpu"
+
+
+def test_the_count_that_statistics_need_is_that_of_standardised_steps() -> None:
+    agent = make_agent(standardise_steps="center", statistics_min_count=3)
+    assert agent.step_standardisation is not None
+    assert agent.step_standardisation.min_count == 3
+
+
 def test_one_failed_reward_in_ten_is_survived() -> None:
     agent = make_agent(make_env(10, reward="breaks_once")).learn(10)
     assert agent.rollout_buffer.trajectories.valid.sum() == 9

@@ -7,12 +7,13 @@ import typing
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import pytest
 
 from agents import train
 from agents.common.checkpoint import load_policy
 from agents.common.checkpoint_folder import read_checkpoint
-from agents.runs.builders import make_env
+from agents.runs.builders import base_env, make_env
 from agents.runs.methods import RunLength, ShapingConfig, shape_rewards
 from agents.runs.presets import FOLDER, preset_names
 from agents.runs.run_folder import RunFolder
@@ -321,6 +322,14 @@ def test_checkpoints_get_the_published_setting() -> None:
     embedded = TrainSettings.of()
     assert (embedded.policy.lora_rank, embedded.policy.guidance) == (0, 1.0)
     assert embedded.env.dtype == "float32"
+
+
+def test_steps_that_nobody_names_are_the_models_own(sd3_folder: Path) -> None:
+    settings = TrainSettings.of(model=str(sd3_folder), reward="jpeg_compressibility", num_envs=1)
+    envs = make_env(settings)
+    single = gym.make("DiffusionT2I-v0", model=str(sd3_folder), reward="jpeg_compressibility")
+    assert settings.env.num_inference_steps is None
+    assert base_env(envs).config.num_inference_steps == single.unwrapped.config.num_inference_steps
 
 
 def test_settings_go_through_a_flat_dictionary() -> None:
