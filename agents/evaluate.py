@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import tyro
+from matplotlib.backend_bases import FigureCanvasBase
 
 from agents.evaluation import evaluate
 from agents.evaluation.pictures import before_after
+from agents.files import file_to_write
 from agents.runs import cli
 from agents.runs.builders import (
     EVALUATION_SEED,
@@ -24,6 +26,7 @@ from agents.runs.report import figures, print_comparison
 from agents.runs.run_folder import RunFolder, write_json
 from agents.runs.screen import Screen, say
 from diffusion_gym.checks import Checked, Count
+from diffusion_gym.errors import InvalidInputError, one_line
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         EvaluateOptions, arguments, command="python -m agents.evaluate", description=__doc__
     )
     console = Screen()
+    pictures = _checked_pictures(options.pictures) if options.pictures else None
+    file = file_to_write(options.json) if options.json else None
     run = RunFolder.open(options.run)
     settings = run.settings
 
@@ -99,14 +104,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     reward = base_env(env).reward_function.name
     title = f"{len(before.prompts)} prompts ({changes['prompts']}) x {options.samples} images"
     print_comparison(console, before, after, reward, title)
-    if options.pictures:
-        before_after(before.images, after.images, before.prompts, Path(options.pictures))
-        say(console, f"pictures: {options.pictures}")
-    if options.json:
+    if pictures:
+        before_after(before.images, after.images, before.prompts, pictures)
+        say(console, f"pictures: {pictures}")
+    if file:
         measured = figures(before, after, reward)
-        write_json(Path(options.json), measured)
+        write_json(file, measured)
         console.print_json(json.dumps(measured))
     return 0
+
+
+def _checked_pictures(text: str) -> Path:
+    path = file_to_write(text)
+    if path.suffix.lower().removeprefix(".") not in FigureCanvasBase.get_supported_filetypes():
+        raise InvalidInputError(
+            "expected a picture's name, such as pictures.png or pictures.pdf, got "
+            f"{one_line(str(path))}"
+        )
+    return path
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from diffusion_gym.errors import InvalidInputError
+from diffusion_gym.errors import InvalidInputError, first_line, one_line
 
 _PARTIAL = re.compile(r"\..*\.[0-9a-f]{12}\.partial(\.[^.]*)?")
 _REPLACED = re.compile(r"\.(?P<name>.*)\.[0-9a-f]{12}\.replaced")
@@ -66,6 +66,28 @@ def discard(folder: Path) -> None:
     shutil.rmtree(doomed, ignore_errors=True)  # what stays is a leftover
 
 
+def file_to_write(text: str) -> Path:
+    """The path of a file that a command shall write, checked before there is anything to write.
+
+    Raises:
+        InvalidInputError: Its folder does not exist; or there is something else than a file.
+    """
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError as error:  # of a user that is not there
+        raise InvalidInputError(
+            f"expected a file to write to, got {one_line(text)}: {error}"
+        ) from error
+    target = _target(path)
+    if target.is_dir():
+        raise InvalidInputError(f"expected a file to write to, got the folder {path}")
+    if not target.parent.is_dir():
+        raise InvalidInputError(
+            f"expected an existing folder for {one_line(str(path))}, found none"
+        )
+    return path
+
+
 def is_leftover(path: Path) -> bool:
     """Whether a name is one that `atomic` writes to; what has it is never complete."""
     return any(pattern.fullmatch(path.name) for pattern in (_PARTIAL, _REPLACED))
@@ -82,7 +104,8 @@ def _target(path: Path) -> Path:
         there = path.exists()  # before links are followed: /dev/stdout leads to no path at all
     except (OSError, RuntimeError) as error:  # a circle of links, a name that is too long
         raise InvalidInputError(
-            f"expected a file or a folder to write to, got {path}: {error}"
+            f"expected a file or a folder to write to, got {one_line(str(path))}: "
+            f"{first_line(error)}"
         ) from error
     if there and not (path.is_file() or path.is_dir()):
         raise InvalidInputError(f"expected a file or a folder to write to, got {path}")

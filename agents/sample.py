@@ -9,12 +9,13 @@ from PIL import Image
 
 from agents.evaluation import evaluate
 from agents.evaluation.pictures import image_sheet
+from agents.files import file_to_write
 from agents.runs import cli
 from agents.runs.builders import base_policy, load_policy, make_env
 from agents.runs.run_folder import RunFolder
 from agents.runs.screen import Screen, say
 from diffusion_gym.checks import Checked, Count, Seed
-from diffusion_gym.errors import InvalidInputError
+from diffusion_gym.errors import InvalidInputError, one_line
 
 
 @dataclass(frozen=True)
@@ -86,12 +87,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _checked_output(text: str) -> Path:
-    output = Path(text).expanduser()
-    if not output.parent.is_dir():
-        raise InvalidInputError(f"expected an existing folder for {output}, found none")
+    output = file_to_write(text)
     if output.suffix.lower() not in Image.registered_extensions():
         raise InvalidInputError(
-            f"expected a picture's name, such as sample.png or sample.jpg, got {output}"
+            "expected a picture's name, such as sample.png or sample.jpg, got "
+            f"{one_line(str(output))}"
         )
     return output
 

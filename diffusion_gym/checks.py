@@ -240,9 +240,9 @@ def _converted(value: Any, kind: Any) -> Any:
 
 
 def _is_text(text: str) -> bool:
-    """Whether a text is made of characters that any name or path may have."""
+    """Whether a text says something, in characters that any name or path may have."""
     try:
-        return b"\0" not in os.fsencode(text)
+        return bool(text.strip()) and b"\0" not in os.fsencode(text)
     except UnicodeEncodeError:  # half of a surrogate pair
         return False
 

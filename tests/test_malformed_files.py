@@ -216,7 +216,8 @@ def test_every_option_of_a_training(commands: Commands) -> None:
     for name, text in NEVER.items():
         option = f"--{name.replace('_', '-')}"
         commands.refused(f"{option} {text!r}", train.main, [*TINY, option, text])
-        commands.refused(f"{option}", train.main, [*TINY, option])
+        if TrainSettings.kinds()[name] is not bool:
+            commands.refused(f"{option}", train.main, [*TINY, option])
     commands.settle()
 
 
@@ -224,7 +225,6 @@ CONTRADICTIONS: Mapping[str, Sequence[str]] = {
     "batch that no group fits": ["--num-envs", "5"],
     "one image a group": ["--samples-per-prompt", "1"],
     "no noise": ["--eta", "0"],
-    "one step": ["--num-inference-steps", "1"],
     "more steps than the model has": ["--num-inference-steps", "1001"],
     "alpha of 0": ["--lora-alpha", "0"],
     "no such layer": ["--lora-targets", "x"],
@@ -258,7 +258,6 @@ CONTRADICTIONS: Mapping[str, Sequence[str]] = {
     "model that is a folder": ["--model", "used"],
     "b2 with too few images": ["--shaping", "b2", "--samples-per-prompt", "2"],
     "b2 that starts after the end": ["--shaping", "b2", "--b2-start", "99"],
-    "coca in one step": ["--shaping", "coca", "--num-inference-steps", "1"],
 }
 """Options of agents.train that each can be read, and that cannot work."""
 
@@ -276,7 +275,7 @@ def test_options_that_contradict(commands: Commands) -> None:
 
 RESUMED_WITH = (
     *(["--images", "9"], ["--seed", "1"], ["--reward", "house_style"], ["--output", "x"]),
-    *(["--preset", "ddpo"], ["--device", "cpu"], ["x"], ["--resume", "x"], ["--no-such-option"]),
+    *(["--preset", "ddpo"], ["--device", "cpu"], ["x"], ["--no-such-option"]),
     *(["--model", ""], ["--shaping", "x"], ["--lora-rank"], ["--gradient-checkpointing"]),
 )
 
@@ -323,6 +322,8 @@ def test_every_option_of_evaluate(commands: Commands, run: Path, option: str) ->
     small = ["--count", "1", "--samples", "1"]
     for label, text in TEXTS.items():
         given = ["run", *small, option, text] if option else [text, *small]
+        if (option, label) in (("--reward", "none"), ("--prompts", "none"), ("--pictures", "none")):
+            continue  # the default
         commands.refused(f"{option} {label}", evaluate.main, given)
     commands.settle()
 
@@ -582,3 +583,130 @@ def test_presets(tmp_path: Path) -> None:
         make(path)
         judge.refused(kind, lambda path: TrainSettings.of(preset=path), str(path))
     judge.settle()
+
+
+# ----------------------------------------------------------------------------------- run folders
+
+
+def _flipped(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+DAMAGES: Mapping[str, Callable[[bytes], bytes] | None] = {
+    "missing": None,
+    "empty": lambda content: b"",
+    "first byte": lambda content: content[:1],
+    "half": lambda content: content[: len(content) // 2],
+    "last byte off": lambda content: content[:-1],
+    "a byte more": lambda content: content + b"\0",
+    "flipped bit": _flipped,
+    "zeros": lambda content: bytes(len(content)),
+    "list": lambda content: b"[]",
+    "null": lambda content: b"null",
+    "object": lambda content: b"{}",
+    "number": lambda content: b"1",
+    "text": lambda content: b'"x"',
+    "deep list": lambda content: b"[" * 50_000,
+    "deep object": lambda content: b'{"x": ' * 50_000,
+    "not UTF-8": lambda content: b"\xff" + content,
+}
+"""What happens to a file, from its content."""
+
+INSTEAD: Mapping[str, Callable[[Path], object]] = {
+    "folder": Path.mkdir,
+    "fifo": os.mkfifo,
+    "device": lambda path: path.symlink_to("/dev/zero"),
+    "loop": lambda path: path.symlink_to(path.name),
+    "nowhere": lambda path: path.symlink_to("no_such_file"),
+}
+"""What is put in a file's place."""
+
+CHECKPOINT = "checkpoints/round-000002"
+STORED = tuple(
+    f"{CHECKPOINT}/{name}"
+    for name in ("state.json", "state.safetensors", "weights.safetensors", "optimizer.safetensors")
+)
+SAMPLE: tuple[Main, Sequence[str]] = (sample.main, [*drawn("run"), "--output", "x.png"])
+EVALUATE: tuple[Main, Sequence[str]] = (
+    evaluate.main,
+    ["run", "--count", "1", "--samples", "1", "--json", "x.json"],
+)
+RESUME: tuple[Main, Sequence[str]] = (train.main, ["--resume", "run"])
+
+OPENED: Mapping[str, tuple[tuple[Main, Sequence[str]], Sequence[str], Sequence[str]]] = {
+    # what is opened: by which command, which files, and which damages do not matter to it
+    "sample": (SAMPLE, ("settings.json", f"{CHECKPOINT}/SHA256SUMS", STORED[0], STORED[2]), ()),
+    "evaluate": (EVALUATE, ("settings.json", STORED[2]), ()),
+    "resume": (RESUME, ("settings.json", f"{CHECKPOINT}/SHA256SUMS", *STORED), ()),
+    "resume, record": (RESUME, ("record.json",), ("missing", "nowhere")),
+    "resume, before": (RESUME, ("before.npz",), ("missing", "nowhere")),
+    "resume, metrics": (
+        RESUME,
+        ("metrics.csv",),
+        # Rounds that are not there any more are not shown any more.
+        ("missing", "nowhere", "empty", "half", "last byte off", "first byte", "flipped bit"),
+    ),
+    "resume, results": (
+        RESUME,
+        ("summary.json", "reward_curve.png", "exported"),
+        tuple(name for name in (*DAMAGES, "nowhere")),
+    ),
+}
+
+
+def damaged(path: Path, damage: str) -> None:
+    """Damages a file, or a folder's content, or puts something else in its place."""
+    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+    if damage in DAMAGES:
+        change = DAMAGES[damage]
+        for file in files:
+            content = file.read_bytes()
+            file.unlink()
+            if change is not None:
+                file.write_bytes(change(content))
+        return
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    INSTEAD[damage](path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", OPENED)
+def test_damaged_run_folders(commands: Commands, finished: Path, what: str) -> None:
+    (main, arguments), files, harmless = OPENED[what]
+    for file in files:
+        for damage in (*DAMAGES, *INSTEAD):
+            if damage in harmless and damage not in ("missing", "last byte off"):
+                continue  # as one that is tried
+            folder = commands.folder / "run"
+            shutil.copytree(finished, folder)
+            damaged(folder / file, damage)
+            case = f"{what}: {file}: {damage}"
+            if damage in harmless:
+                if not commands.run(case, main, arguments):
+                    commands.violations.append(f"{case}: refused")
+                json.loads((folder / "summary.json").read_text())
+            else:
+                commands.refused(case, main, arguments)
+            shutil.rmtree(folder)
+    commands.settle()
+
+
+# ----------------------------------------------------------------------------------------- count
+
+
+def test_there_are_enough_cases() -> None:
+    counts = {
+        "texts of options": len(READ_AS_TEXT) * len(TEXTS),
+        "options of train": 2 * len(NEVER) + len(CONTRADICTIONS) + 2 * len(RESUMED_WITH),
+        "options of sample": len(SAMPLE_OPTIONS) * len(TEXTS) - len(SAMPLE_ACCEPTS),
+        "options of evaluate": len(EVALUATE_OPTIONS) * len(TEXTS),
+        "outputs": len(OUTPUTS) * len(WRONG_OUTPUTS) + len(PROCESSES),
+        "prompt files": len(FILES) + 2 * len(SUFFIXES) * len(NO_FILES),
+        "presets": len(PRESETS) + len(NO_FILES),
+        "run folders": sum(
+            len(files) * (len(DAMAGES) + len(INSTEAD)) for _, files, _ in OPENED.values()
+        ),
+    }
+    print(counts)
+    assert sum(counts.values()) >= 500

@@ -307,7 +307,8 @@ COUNTS = {"1": 1, "10**30": 10**30, "10**5000": 10**5000, "np.int64(2)": 2}
 TEXTS = {
     label: str(value)
     for label, value in NONSENSE.items()
-    if isinstance(value, str | Path) and label not in ("NUL", "half a surrogate pair")
+    if isinstance(value, str | Path)
+    and label not in ("NUL", "half a surrogate pair", "no text", "blanks")
 }
 
 PPO_FIELDS: Mapping[str, Field] = {

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from agents.files import atomic
 from diffusion_gym.images import image_grid
 
 matplotlib.use("Agg")
@@ -184,5 +185,6 @@ def _printable(text: str) -> str:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    figure.savefig(path, dpi=DPI)
+    with atomic(path) as partial:
+        figure.savefig(partial, dpi=DPI)
     plt.close(figure)

@@ -16,7 +16,7 @@ from stable_baselines3.common.logger import KVWriter
 from agents.common.checkpoint_folder import latest_checkpoint
 from agents.files import atomic, is_leftover
 from agents.runs.settings import TrainSettings
-from diffusion_gym.errors import InvalidInputError
+from diffusion_gym.errors import InvalidInputError, first_line, one_line
 from diffusion_gym.parsing import parse
 
 RUNS = Path("runs")
@@ -69,7 +69,7 @@ class RunFolder:
             InvalidInputError: The folder is in use, or cannot be written to.
         """
         output = settings.run.output
-        if output and (found := Path(output).expanduser()).exists():
+        if output and (found := _existing(output)):
             if not found.is_dir() or any(not is_leftover(entry) for entry in found.iterdir()):
                 raise InvalidInputError(
                     f"expected a new or empty run folder, got {found}, which is in use; continue "
@@ -85,8 +85,8 @@ class RunFolder:
             write_json(run.settings_file, settings.flat())
         except OSError as error:
             raise InvalidInputError(
-                f"expected a run folder that can be written to, got {output or RUNS}: "
-                f"{error.strerror}"
+                "expected a run folder that can be written to, got "
+                f"{one_line(output or str(RUNS))}: {error.strerror}"
             ) from error
         return run
 
@@ -98,10 +98,13 @@ class RunFolder:
             InvalidInputError: There is no run in that folder.
         """
         run = cls(Path(path))
-        if not run.settings_file.is_file():
+        try:
+            found, why = run.settings_file.is_file(), f"which has no {run.settings_file.name}"
+        except OSError as error:  # a name that is too long, a circle of links
+            found, why = False, f"which cannot be read: {error.strerror}"
+        if not found:
             raise InvalidInputError(
-                f"expected the folder of a training run, got {path}, which has no "
-                f"{run.settings_file.name}"
+                f"expected the folder of a training run, got {one_line(str(path))}, {why}"
             )
         return run
 
@@ -242,6 +245,22 @@ def write_json(path: Path, content: Any) -> None:
     """
     with atomic(path) as partial:
         partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _existing(output: str) -> Path | None:
+    """What is in the place of a run folder, if anything.
+
+    Raises:
+        InvalidInputError: Nothing can be there.
+    """
+    try:
+        path = Path(output).expanduser()
+        return path if path.exists() or path.is_symlink() else None
+    except (OSError, RuntimeError) as error:  # too long, or of a user that is not there
+        raise InvalidInputError(
+            f"expected a run folder that can be written to, got {one_line(output)}: "
+            f"{first_line(error)}"
+        ) from error
 
 
 def _new_folder(settings: TrainSettings) -> Path:
