@@ -4,6 +4,7 @@ import csv
 import fcntl
 import itertools
 import json
+import math
 import shlex
 import shutil
 from collections.abc import Iterator
@@ -14,13 +15,19 @@ from typing import Any
 from stable_baselines3.common.logger import KVWriter
 
 from agents.common.checkpoint_folder import latest_checkpoint
-from agents.files import atomic, is_leftover
+from agents.files import atomic, file_to_write, is_leftover
 from agents.runs.settings import TrainSettings
 from diffusion_gym.errors import InvalidInputError, first_line, one_line
 from diffusion_gym.parsing import parse
 
 RUNS = Path("runs")
 """Where runs go that are not told otherwise."""
+
+COLUMNS = (
+    *("count/rounds", "count/reward_queries", "rollout/reward_mean"),
+    *("time/rollout_seconds", "time/update_seconds"),
+)
+"""What every row of metrics.csv has."""
 
 CREDIT = "credit/step_"
 """What the columns of a step's credit begin with."""
@@ -139,17 +146,34 @@ class RunFolder:
             return []
         with self.metrics_file.open(newline="") as stream:
             rows = csv.reader(stream)
-            columns = next(rows, [])
             try:
-                return [
+                columns = next(rows, [])
+                read = [
                     {name: float(cell) for name, cell in zip(columns, row, strict=True) if cell}
                     for row in rows
                     if len(row) == len(columns)  # a full disk, or a kill, cuts the last one
                 ]
+                for name in COLUMNS:
+                    if not all(name in row for row in read):
+                        raise ValueError(f"a round without {name}")
+                return read
             except (ValueError, csv.Error) as error:
                 raise InvalidInputError(
-                    f"expected a table of numbers in {self.metrics_file}, got: {error}"
+                    f"expected a table of numbers in {self.metrics_file}, got: {first_line(error)}"
                 ) from error
+
+    def check_writable(self) -> None:
+        """Checks that what will be written can be.
+
+        Raises:
+            InvalidInputError: Something else is in a file's, or the folder's, place.
+        """
+        pictures = (self.pictures_file, self.curve_file, self.credit_file)
+        tables = (self.record_file, self.metrics_file, self.before_file, self.summary_file)
+        for file in (*tables, *pictures):
+            file_to_write(str(file))
+        if self.exported.is_symlink() or (self.exported.exists() and not self.exported.is_dir()):
+            raise InvalidInputError(f"expected a folder to write to, got {self.exported}")
 
     def discard(self) -> None:
         """Removes what a run that failed at once has left, and the folder if the run made it."""
@@ -172,7 +196,8 @@ class RunFolder:
             records = parse(json.loads, text)["parts"]
         except (ValueError, TypeError, KeyError) as error:
             raise InvalidInputError(
-                f"expected the record of a training run in {self.record_file}, got: {error!r}"
+                f"expected the record of a training run in {self.record_file}, got "
+                f"{type(error).__name__}: {first_line(error)}"
             ) from error
         return list(records)
 
@@ -238,13 +263,23 @@ class MetricsFile(KVWriter):
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes JSON such that no half file is ever seen.
+    """Writes JSON such that no half file is ever seen; numbers that are not finite are null.
 
     Raises:
         InvalidInputError: The path is neither a file nor free.
     """
+    text = json.dumps(with_null(content), indent=2, allow_nan=False)
     with atomic(path) as partial:
-        partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        partial.write_text(f"{text}\n", encoding="utf-8")
+
+
+def with_null(content: Any) -> Any:
+    """The same with None for NaN and infinities, which JSON does not have."""
+    if isinstance(content, dict):
+        return {name: with_null(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [with_null(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def _existing(output: str) -> Path | None:

@@ -31,6 +31,7 @@ from agents.runs.run_folder import MetricsFile, RunFolder, write_json
 from agents.runs.screen import command, say
 from agents.runs.settings import TrainSettings
 from agents.runs.tensorboard import TensorBoard
+from diffusion_gym.errors import InvalidInputError
 
 
 class Training:
@@ -76,8 +77,18 @@ class Training:
         if records:
             check_same(records[0], record)
         checkpoints = checkpoints_in(run.checkpoints) if run else []
+        if run:  # what is damaged is found before anything is written
+            run.check_writable()
+            run.metrics()
+        has_before = run is not None and run.before_file.is_file()
+        self._base_evaluation = load_evaluation(run) if run and has_before else None
         if run and checkpoints:
             self.agent = DiffusionPPO.resume(checkpoints[-1], self.env)
+            if self.agent.num_timesteps >= settings.run.images and not run.metrics():
+                raise InvalidInputError(
+                    f"expected the rounds of a run that has ended in {run.metrics_file}, found "
+                    "none: there is nothing to train, and nothing to report"
+                )
             run.keep_metrics(self.agent.rounds)
         else:
             self.agent = make_agent(settings, self.env)
@@ -130,8 +141,8 @@ class Training:
 
     def _before(self) -> Evaluation:
         """The base model's evaluation; a new run that cannot make it leaves nothing behind."""
-        if self.run_folder.before_file.is_file():
-            return load_evaluation(self.run_folder)
+        if self._base_evaluation is not None:
+            return self._base_evaluation
         policy = base_policy(self.agent.policy) if self.resumed else self.agent.policy
         try:
             evaluation = self._evaluate(policy)

@@ -427,11 +427,11 @@ class DiffusionT2IVectorEnv(VectorEnv[Observation, Any, Any]):
             prompt_ids: Their prompts, ``[N]``; None takes `next_prompt_ids`, or draws them.
             seeds: New seeds of all rows, ``[B]``; None goes on with the generators.
         """
-        if prompt_ids is None and self._next_prompt_ids is not None:
-            prompt_ids = self._next_prompt_ids[rows]
         if prompt_ids is None:
             self._episodes.seed(seeds, rows)
             prompt_ids, seeds = self._episodes.draw_prompts(rows), None
+            if self._next_prompt_ids is not None:  # drawn all the same: the noise stays what it is
+                prompt_ids = self._next_prompt_ids[rows]
         ids = self._episodes.prompt_ids.copy()
         ids[rows] = prompt_ids
         embedding = self._table.embedding(ids)  # before anything changes, since it may fail

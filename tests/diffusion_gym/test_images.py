@@ -73,7 +73,7 @@ def test_a_grid_is_not_wider_than_its_images():
         (np.zeros((4, 4, 3), np.uint8), 2, r"\[B, H, W, 3\] of uint8, got \(4, 4, 3\)"),
         (np.zeros((1, 4, 4, 3), np.float32), 2, "of float32"),
         (np.zeros((0, 4, 4, 3), np.uint8), 2, r"got \(0, 4, 4, 3\)"),
-        (np.zeros((1, 4, 4, 3), np.uint8), 0, "at least one column, got 0"),
+        (np.zeros((1, 4, 4, 3), np.uint8), 0, "columns to be a whole number of at least 1, got 0"),
     ],
 )
 def test_bad_grids(images, columns, message):

@@ -22,8 +22,8 @@ LONGEST = 1_000
 """Characters of the longest message that a person reads."""
 
 SAYS = re.compile(
-    r"expected|must|unknown|unexpected|cannot|known:|not supported|is not|does not|belongs|has no"
-    r"|is for|share|Missing|Unrecognized|choice"  # the last three are tyro's
+    r"expected|must|unknown|unexpected|cannot|known:|not supported|started with"
+    r"|is not|does not|belongs|has no|is for|share|Missing|Unrecognized|choice"
 )
 """What every message has: it says what is wanted or what is wrong."""
 
