@@ -649,8 +649,7 @@ OPENED: Mapping[str, tuple[tuple[Main, Sequence[str]], Sequence[str], Sequence[s
     "resume, metrics": (
         RESUME,
         ("metrics.csv",),
-        # Nothing can tell that a digit is another; a row that was cut is dropped: the one round is
-        # then reported without the other.
+        # Nothing can tell that a digit is another; of a row that was cut, the others are left.
         ("last byte off", "a byte more", "flipped bit"),
     ),
     "resume, results": (

@@ -145,8 +145,9 @@ def prune_checkpoints(parent: Path, keep: int) -> None:
 
 def _check_sums(folder: Path, names: Iterable[str]) -> None:
     for name in (SUMS, *names):
-        if not (folder / name).is_file():  # what is no file, such as a pipe, may never end
-            raise ValueError(f"there is no file {name}")
+        file = folder / name
+        if file.exists() and not (file.is_file() or file.is_dir()):  # a pipe may never end
+            raise ValueError(f"{name} is no file")
     *lines, rest = (folder / SUMS).read_bytes().decode("ascii").split("\n")
     sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     if rest or set(sums) != set(FILES):

@@ -23,7 +23,8 @@ LONGEST = 1_000
 
 SAYS = re.compile(
     r"expected|must|unknown|unexpected|cannot|known:|not supported|started with"
-    r"|is not|does not|belongs|has no|is for|share|Missing|Unrecognized|choice"
+    r"|is not|does not|belongs|has no|is for|share"
+    r"|Missing|Unrecognized|choice"  # of tyro
 )
 """What every message has: it says what is wanted or what is wrong."""
 

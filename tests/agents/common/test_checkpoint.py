@@ -358,7 +358,7 @@ def test_every_damaged_byte_is_found(name: str, saved: Path, tmp_path: Path) -> 
             with pytest.raises(InvalidInputError, match="expected a complete checkpoint in"):
                 load_policy(folder)
     (folder / name).unlink()
-    with pytest.raises(InvalidInputError, match=f"there is no file {name}"):
+    with pytest.raises(InvalidInputError, match=f"No such file.*{name}"):
         read_checkpoint(folder)
     (folder / name).mkdir()
     with pytest.raises(InvalidInputError, match=f"Is a directory.*{name}"):

@@ -294,11 +294,8 @@ def test_nested_settings_survive_the_run_folder(tmp_path: Path) -> None:
         (["--images", "1.5"], "expected images to be a whole number of at least 1.*, got 1.5"),
         (["--learning-rate", "inf"], "learning_rate to be a number.* above 0, got inf"),
         (["--kl-coef", "nan"], "expected kl_coef to be a number of at least 0, got nan"),
-        (
-            ["--eval-every", "-1"],
-            "eval_every to be a whole number of at least 0.*, got -1",
-        ),
-        (["--lora-rank", "-1"], "expected lora_rank to be a whole number of at least 0.*, got -1"),
+        (["--eval-every", "-1"], "expected eval_every to be a whole number of at least 0, got -1"),
+        (["--lora-rank", "-1"], "expected lora_rank to be a whole number of at least 0 .*got -1"),
         (["--lora-alpha", "0"], "expected lora_alpha to be a number above 0"),
         (["--seed", "4294967296"], "expected seed to be a whole number .*at most 4294967295"),
         (["--advantage", "best"], "invalid choice 'best' for argument '--advantage'"),

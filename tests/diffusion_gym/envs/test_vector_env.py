@@ -458,10 +458,7 @@ def test_the_first_reset_is_for_all_rows():
         ({"num_inference_steps": 0}, "num_inference_steps to be an integer from 1 to 1000, got 0"),
         ({"num_inference_steps": 2000}, "got 2000"),
         ({"eta": -1.0}, "expected eta"),
-        (
-            {"num_envs": 0},
-            "num_envs to be a whole number of at least 1 .*, got 0",
-        ),
+        ({"num_envs": 0}, "num_envs to be a whole number of at least 1 .*got 0"),
     ],
 )
 def test_bad_arguments(kwargs, message):
