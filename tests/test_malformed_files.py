@@ -491,7 +491,7 @@ NO_FILES: Mapping[str, Callable[[Path], object]] = {
     "loop": lambda path: path.symlink_to(path.name),
     "nowhere": lambda path: path.symlink_to("no_such_file"),
 }
-"""What has the name of a prompt file, and is none; the first, the FIFO, would never end."""
+"""What has the name of a prompt file, and is none; reading the FIFO or the device would never end."""
 
 
 @pytest.mark.filterwarnings("ignore:the prompt file")

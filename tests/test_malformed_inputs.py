@@ -417,3 +417,22 @@ def test_loading_an_agent(name: str, trained_env: Any, tmp_path: Path) -> None:
     for label in labels:
         judge.refused(f"{name}: {label}", calls[name], NONSENSE[label])
     judge.settle()
+
+
+# ------------------------------------------------------------------------------------------ count
+
+
+def test_there_are_enough_cases() -> None:
+    fields = {
+        "environments": len(VECTOR_FIELDS) + len(ENV_FIELDS),
+        "models": len(MODEL_FIELDS),
+        "agents": len(AGENT_FIELDS) + len(POLICY_FIELDS) + len(ADAM_FIELDS),
+    }
+    counts = {name: number * len(NONSENSE) for name, number in fields.items()}
+    counts["gymnasium's makers"] = 4 * len(GYMNASIUM_MAKES) - 2
+    counts["functions"] = sum(len(NONSENSE) - len(taken) for _, taken in FUNCTIONS.values())
+    calls = sum(len(NONSENSE) - len(taken) for _, taken in EPISODE_CALLS.values())
+    counts["episodes"] = 2 * calls  # of the single and of the vector environment
+    counts["loading"] = 2 * len(NONSENSE) + (len(LOADING) - 2) * len(list(NONSENSE)[1::4])
+    print(counts)
+    assert sum(counts.values()) >= 500
