@@ -491,7 +491,7 @@ NO_FILES: Mapping[str, Callable[[Path], object]] = {
     "loop": lambda path: path.symlink_to(path.name),
     "nowhere": lambda path: path.symlink_to("no_such_file"),
 }
-"""What has the name of a prompt file, and is none; reading the FIFO or the device would never end."""
+"""What has the name of a prompt file, and is none; reading some of these would never end."""
 
 
 @pytest.mark.filterwarnings("ignore:the prompt file")
