@@ -156,7 +156,9 @@ def image_sheet(images: Images, columns: int, path: Path, *, scale: int = 2) -> 
     """Saves images ``[N, H, W, 3]`` side by side, enlarged without smoothing."""
     sheet = image_grid(images, columns, gap=0)
     size = (sheet.shape[1] * scale, sheet.shape[0] * scale)
-    Image.fromarray(sheet).resize(size, Image.Resampling.NEAREST).save(path)
+    picture = Image.fromarray(sheet).resize(size, Image.Resampling.NEAREST)
+    with atomic(path) as partial:
+        picture.save(partial)
 
 
 def caption(prompt: str) -> str:
