@@ -140,7 +140,11 @@ def _writing_in(folder: Path) -> Iterator[None]:
 
 
 def _check_kinds(partial: Path, target: Path) -> None:
-    if target.exists() and target.is_dir() != partial.is_dir():
+    try:
+        is_folder = stat.S_ISDIR(target.stat().st_mode)
+    except FileNotFoundError:
+        return  # free, or just being replaced by another process
+    if is_folder != partial.is_dir():
         wanted, found = ("folder", "file") if partial.is_dir() else ("file", "folder")
         raise InvalidInputError(f"expected a {wanted} to write to, got the {found} {target}")
 

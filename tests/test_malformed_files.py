@@ -322,8 +322,10 @@ def test_every_option_of_evaluate(commands: Commands, run: Path, option: str) ->
     small = ["--count", "1", "--samples", "1"]
     for label, text in TEXTS.items():
         given = ["run", *small, option, text] if option else [text, *small]
-        if (option, label) in (("--reward", "none"), ("--prompts", "none"), ("--pictures", "none")):
+        if label == "none" and option in ("--reward", "--prompts", "--pictures", "--also"):
             continue  # the default
+        if (option, label) == ("--also", "empty list"):
+            continue  # no other reward
         commands.refused(f"{option} {label}", evaluate.main, given)
     commands.settle()
 
