@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 from matplotlib.backend_bases import FigureCanvasBase
@@ -33,7 +33,7 @@ from diffusion_gym.errors import InvalidInputError, one_line
 class EvaluateOptions(Checked):
     """What to evaluate on."""
 
-    run: tyro.conf.Positional[str]
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run folder of agents.train."""
 
     reward: str | None = None

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 from PIL import Image
@@ -22,7 +23,7 @@ from diffusion_gym.errors import InvalidInputError, one_line
 class SampleOptions(Checked):
     """What to draw."""
 
-    run: tyro.conf.Positional[str]
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run folder of agents.train."""
 
     prompt: tyro.conf.UseAppendAction[tuple[str, ...]]

@@ -54,7 +54,7 @@ def parse(
             args=None if arguments is None else list(arguments),
             prog=command,
             description=description,
-            config=(tyro.conf.OmitArgPrefixes, tyro.conf.PositionalMetavarFromFieldName),
+            config=(tyro.conf.OmitArgPrefixes,),
             **given,
         )
     return parsed
