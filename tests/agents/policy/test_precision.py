@@ -17,8 +17,8 @@ from agents.policy.lora import ATTENTION_LAYERS, JOINT_ATTENTION_LAYERS
 from agents.ppo import DiffusionPPO
 from diffusion_gym.errors import DiffusionGymError
 
-# torch 2.8's float16 kernels for CPUs round differently where gradients are recorded; the latents of
-# random weights, which nothing clips, grow large enough for the third digit to show it.
+# torch 2.8's float16 kernels for CPUs round differently where gradients are recorded; the latents
+# of random weights, which nothing clips, grow large enough for the third digit to show it.
 OLD_FLOAT16 = 5e-3 if Version(torch.__version__) < Version("2.9") else 0
 
 PROMPTS = ["a cat", "a dog", "an apple", "grapes"]
