@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from diffusion_gym.errors import InvalidInputError, first_line, one_line
+from diffusion_gym.parsing import as_path
 
 _PARTIAL = re.compile(r"\..*\.[0-9a-f]{12}\.partial(\.[^.]*)?")
 _REPLACED = re.compile(r"\.(?P<name>.*)\.[0-9a-f]{12}\.replaced")
@@ -72,12 +73,7 @@ def file_to_write(text: str) -> Path:
     Raises:
         InvalidInputError: Its folder does not exist; or there is something else than a file.
     """
-    try:
-        path = Path(text).expanduser()
-    except RuntimeError as error:  # of a user that is not there
-        raise InvalidInputError(
-            f"expected a file to write to, got {one_line(text)}: {error}"
-        ) from error
+    path = as_path("the file to write", text)
     target = _target(path)
     if target.is_dir():
         raise InvalidInputError(f"expected a file to write to, got the folder {path}")

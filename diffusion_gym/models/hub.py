@@ -17,6 +17,7 @@ from diffusion_gym.errors import ModelLoadError, first_line
 from diffusion_gym.models.embedded import model_names
 from diffusion_gym.models.options import ModelOptions
 from diffusion_gym.models.quiet import quiet_libraries
+from diffusion_gym.parsing import as_path
 
 UNUSED_PARTS = ("safety_checker", "feature_extractor", "image_encoder")
 SMALL_FILES = ("*.json", "*/*.json", "*.txt", "*/*.txt", "*/*.model")
@@ -80,8 +81,8 @@ def config_folder(file: Path, config: str | None) -> Path:
     Raises:
         ModelLoadError: It cannot be had.
     """
-    if config is not None and Path(config).expanduser().is_dir():
-        return Path(config).expanduser()
+    if config is not None and (folder := as_path("config", config)).is_dir():
+        return folder
     repository = config
     try:
         with quiet_libraries():

@@ -24,6 +24,7 @@ from diffusion_gym.models.model import DiffusionModel
 from diffusion_gym.models.options import ModelOptions
 from diffusion_gym.models.precision import resolve_dtype
 from diffusion_gym.models.single_file import SingleFileCheckpoint
+from diffusion_gym.parsing import as_path
 
 KINDS_OF_NAMES = ("a diffusers folder", "a .safetensors file", "a hub id")
 
@@ -96,7 +97,7 @@ def resolved_name(name: str | os.PathLike[str]) -> str:
     name = _text(name)
     if name == EMOJI64:
         return name
-    path = _path(name)
+    path = as_path("model name", name)
     here = path.is_dir() or path.is_file()
     return os.path.abspath(path) if here else name  # no `resolve`: a link may be turned later
 
@@ -142,7 +143,7 @@ def find_checkpoint(
         InvalidInputError: The name is of no kind that is known, or an option does not fit it.
         ModelLoadError: The model is not on the hub, or cannot be had from there.
     """
-    path = emoji64_folder() / "pipeline" if name == EMOJI64 else _path(name)
+    path = emoji64_folder() / "pipeline" if name == EMOJI64 else as_path("model name", name)
     if path.is_file():
         return _single_file(path, options)
     options.refuse(("config",), "for single-file checkpoints")
@@ -182,22 +183,6 @@ def _text(name: str | os.PathLike[str]) -> str:
             f"or a hub id), got {shown(name)}"
         )
     return text
-
-
-def _path(name: str) -> Path:
-    """The path that a name may be.
-
-    Raises:
-        InvalidInputError: It is none that this system can have.
-    """
-    try:
-        path = Path(name).expanduser()
-        path.is_file()
-    except (OSError, RuntimeError) as error:  # too long; or of a user that is not there
-        raise InvalidInputError(
-            f"model name {shown(name, 80)} cannot be a path here: {first_line(error)}"
-        ) from error
-    return path
 
 
 def _defaults(name: str, architecture: Architecture) -> ModelDefaults:

@@ -2,9 +2,9 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence, Set
-from pathlib import Path
 
-from diffusion_gym.errors import InvalidInputError, first_line, shown, unknown_name
+from diffusion_gym.errors import InvalidInputError, shown, unknown_name
+from diffusion_gym.parsing import as_path
 from diffusion_gym.prompts.animals import animals, imagenet_animals
 from diffusion_gym.prompts.b2_templates import b2_activities, b2_colours, b2_relations
 from diffusion_gym.prompts.emoji import emoji_captions, emoji_objects
@@ -59,12 +59,7 @@ def load_prompts(spec: str | os.PathLike[str] | Sequence[str]) -> PromptList:
         source, split = spec, SPLITS[0]
     if source in BUILT_IN:
         return BUILT_IN[source]().split(split)
-    try:
-        file = Path(source).expanduser()
-    except RuntimeError as error:  # of a user that is not there
-        raise InvalidInputError(
-            f"prompts {shown(spec)} cannot be a path: {first_line(error)}"
-        ) from error
+    file = as_path("prompts", source)
     if file.suffix.lower() in READERS:
         return PromptSet(source, **read_prompt_file(file)).split(split)
     parts = ", ".join(f"{name}[:held_out]" for name in prompt_set_names())

@@ -7,7 +7,7 @@ from typing import Any
 
 from diffusion_gym.checks import checked
 from diffusion_gym.errors import InvalidInputError, unknown_name
-from diffusion_gym.parsing import parse
+from diffusion_gym.parsing import as_path, parse
 
 FOLDER = Path(__file__).parent
 SUFFIX = ".toml"
@@ -55,7 +55,7 @@ def _find(name: str) -> Path:
         return FOLDER / f"{name}{SUFFIX}"
     if not str(name).endswith(SUFFIX):
         raise unknown_name("preset", name, [*preset_names(), f"or the path of a {SUFFIX} file"])
-    file = Path(name).expanduser()
+    file = as_path("preset", name)
     if not file.is_file():
         raise InvalidInputError(f"the preset file {file} does not exist")
     return file

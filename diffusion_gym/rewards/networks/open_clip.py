@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diffusion_gym.errors import InvalidInputError, ModelLoadError, unknown_name
+from diffusion_gym.parsing import as_path
 from diffusion_gym.rewards.networks.preprocessing import Fit, Preprocessing, crop, squash
 from diffusion_gym.rewards.networks.weights import fingerprint
 
@@ -139,7 +140,7 @@ def _check_names(open_clip: Any, architecture: str, pretrained: str | None, rewa
             f"{reward} with architecture {architecture!r} needs `pretrained`: a checkpoint's path, "
             f"or one of the tags {', '.join(tags)}"
         )
-    if pretrained.lower() not in tags and not Path(pretrained).expanduser().is_file():
+    if pretrained.lower() not in tags and not as_path("pretrained", pretrained).is_file():
         raise ModelLoadError(
             f"{reward} needs weights for {architecture}, looked for at {pretrained!r}: there is no "
             f"such file, and it is none of the tags {', '.join(tags)}"

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from diffusion_gym.checks import Count, checked
 from diffusion_gym.errors import ModelLoadError, first_line
+from diffusion_gym.parsing import as_path
 
 SAMPLE = 1024
 """How many numbers of each tensor a hash looks at, at least, where there are as many."""
@@ -40,7 +41,7 @@ def find_file(
     Raises:
         ModelLoadError: It is not there.
     """
-    path = Path(source).expanduser()
+    path = as_path(option, source)
     if path.is_file() and not whole_folder:
         return path
     if (path / filename).is_file():

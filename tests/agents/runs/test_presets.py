@@ -255,6 +255,9 @@ def test_unknown_presets_list_the_known() -> None:
         TrainSettings.of(preset="ddpo")
     with pytest.raises(InvalidInputError, match=r"nowhere\.toml does not exist"):
         TrainSettings.of(preset="nowhere.toml")
+    for nowhere in ("~nobody-here/x.toml", "x" * 5000 + ".toml"):
+        with pytest.raises(InvalidInputError, match="cannot be read as a path"):
+            TrainSettings.of(preset=nowhere)
 
 
 def test_help_lists_the_presets(capsys: pytest.CaptureFixture[str]) -> None:
