@@ -1,16 +1,17 @@
 """The reward shapings that a run can train with, each with the settings that belong to it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from gymnasium.vector import VectorEnv
 
-from diffusion_gym.checks import Checked, Count
-from diffusion_gym.errors import unknown_name
+from diffusion_gym.checks import Checked, Count, NotNegative, Share
+from diffusion_gym.errors import InvalidInputError, unknown_name
 from diffusion_gym.wrappers import (
     B2DiffuRLReward,
     VectorCoCAReward,
+    VectorNoiseAwareReward,
     VectorSparseReward,
     VectorUniformCreditReward,
 )
@@ -28,6 +29,15 @@ class ShapingConfig(Checked):
 
     b2_start: Count | None = None
     """B²-DiffuRL's trained steps in the first round, which rise to T; by default 0.7 T."""
+
+    noise_exponent: NotNegative | None = None
+    """The p of noise-aware step weights g^-p; by default 2, the inverse of the variances."""
+
+    mask_last: bool = False
+    """Noise-aware: leave out the last step."""
+
+    min_weight: Share = 0.0
+    """Noise-aware: leave out steps whose weight is below this part of the greatest."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,7 @@ class Method:
 
     Attributes:
         wrap: Puts the wrappers around an environment.
+        options: Names of the fields of `ShapingConfig` that it reads.
         published: Settings that it was published with, whatever the model.
         checkpoint: Settings for Stable Diffusion, as published.
         embedded: Settings for the embedded model, as ``python -m benchmarks.shaping`` found them
@@ -57,6 +68,7 @@ class Method:
     """
 
     wrap: Callable[[Env, ShapingConfig, RunLength], Env]
+    options: tuple[str, ...] = ()
     published: Mapping[str, Any] = field(default_factory=dict)
     checkpoint: Mapping[str, Any] = field(default_factory=dict)
     embedded: Mapping[str, Any] = field(default_factory=dict)
@@ -71,9 +83,19 @@ def shape_rewards(env: Env, config: ShapingConfig, length: RunLength) -> Env:
         length: The run's length.
 
     Raises:
-        InvalidInputError: The shaping is unknown or cannot be had in this environment.
+        InvalidInputError: The shaping is unknown, has no such option, or cannot be had in this
+            environment.
     """
-    return method(config.shaping).wrap(env, config, length)
+    chosen = method(config.shaping)
+    for item in fields(config):
+        name, value = item.name, getattr(config, item.name)
+        if name != "shaping" and name not in chosen.options and value != item.default:
+            own = [key for key, other in METHODS.items() if name in other.options]
+            raise InvalidInputError(
+                f"{name} belongs to the shaping {' or '.join(own)}: expected none with "
+                f"{config.shaping!r}, got {value}"
+            )
+    return chosen.wrap(env, config, length)
 
 
 def method(name: str) -> Method:
@@ -87,6 +109,20 @@ def method(name: str) -> Method:
     return METHODS[name]
 
 
+def register(name: str, method: Method) -> None:
+    """Makes a method of one's own known by a name, for `agents.runs.settings.TrainSettings`.
+
+    Args:
+        name: Its name, as ``shaping`` is given it.
+        method: The method.
+
+    Raises:
+        InvalidInputError: Another method has this name.
+    """
+    if METHODS.setdefault(name, method) is not method:
+        raise InvalidInputError(f"expected a new name for a shaping, got {name!r}, which is taken")
+
+
 def _sparse(env: Env, config: ShapingConfig, length: RunLength) -> Env:
     del config, length
     return VectorSparseReward(env)
@@ -95,6 +131,24 @@ def _sparse(env: Env, config: ShapingConfig, length: RunLength) -> Env:
 def _uniform(env: Env, config: ShapingConfig, length: RunLength) -> Env:
     del config, length
     return VectorUniformCreditReward(env)
+
+
+def _mask_last(env: Env, config: ShapingConfig, length: RunLength) -> Env:
+    del config, length
+    return VectorNoiseAwareReward(env, exponent=0.0, mask_last=True)
+
+
+def _equal_scale(env: Env, config: ShapingConfig, length: RunLength) -> Env:
+    del config, length
+    return VectorNoiseAwareReward(env, exponent=1.0)
+
+
+def _noise_aware(env: Env, config: ShapingConfig, length: RunLength) -> Env:
+    del length
+    settings: dict[str, Any] = {"mask_last": config.mask_last, "min_weight": config.min_weight}
+    if config.noise_exponent is not None:
+        settings["exponent"] = config.noise_exponent
+    return VectorNoiseAwareReward(env, **settings)
 
 
 def _coca(env: Env, config: ShapingConfig, length: RunLength) -> Env:
@@ -116,11 +170,21 @@ def _b2_coca(env: Env, config: ShapingConfig, length: RunLength) -> Env:
     return _coca(_b2(env, config, length), config, length)
 
 
+def _b2_noise_aware(env: Env, config: ShapingConfig, length: RunLength) -> Env:
+    return _noise_aware(_b2(env, config, length), config, length)
+
+
 # B²-DiffuRL's five branches, two passes and wide clip range (arXiv 2503.11240).
 _BRANCHED = {"num_envs": 60, "samples_per_prompt": 5, "clip_range": 0.1, "n_epochs": 2}
 
-METHODS: Mapping[str, Method] = {
+_NOISE_AWARE = ("noise_exponent", "mask_last", "min_weight")
+_B2 = ("b2_start",)
+
+METHODS: dict[str, Method] = {
     "sparse": Method(_sparse),
+    "mask-last": Method(_mask_last, embedded={"learning_rate": 1e-4}),
+    "equal-scale": Method(_equal_scale, embedded={"learning_rate": 1e-4}),
+    "noise-aware": Method(_noise_aware, _NOISE_AWARE, embedded={"learning_rate": 1e-4}),
     "uniform": Method(_uniform, embedded={"learning_rate": 1e-4}),
     "coca": Method(
         _coca,
@@ -130,15 +194,24 @@ METHODS: Mapping[str, Method] = {
     ),
     "b2": Method(
         _b2,
+        _B2,
         published=_BRANCHED,
         checkpoint={"learning_rate": 1e-4},
         embedded={"learning_rate": 1e-4},
     ),
     "b2+coca": Method(
         _b2_coca,
+        _B2,
+        published=_BRANCHED,
+        checkpoint={"learning_rate": 1e-4},
+        embedded={"learning_rate": 5e-5},
+    ),
+    "b2+noise-aware": Method(
+        _b2_noise_aware,
+        (*_B2, *_NOISE_AWARE),
         published=_BRANCHED,
         checkpoint={"learning_rate": 1e-4},
         embedded={"learning_rate": 5e-5},
     ),
 }
-"""Every method by the name that the command line knows it by."""
+"""Every method by the name that the command line knows it by; see `register`."""

@@ -19,6 +19,7 @@ from benchmarks.emoji64.training import Machine
 from diffusion_gym.emoji64 import emoji64_folder
 from diffusion_gym.errors import DiffusionGymError
 from diffusion_gym.models.loading import resolve_device
+from diffusion_gym.schedules.diffusers_config import PREDICTIONS
 
 EXAMPLES = """\
 examples:
@@ -68,6 +69,12 @@ def _parser() -> argparse.ArgumentParser:
         help="the denoiser's widths: 64,128 (4.3M parameters, the default) or 96,192 (9.5M)",
     )
     parser.add_argument(
+        "--prediction",
+        choices=PREDICTIONS,
+        default="v_prediction",
+        help="what the denoiser predicts (default: v_prediction)",
+    )
+    parser.add_argument(
         "--true-captions",
         action="store_true",
         help="train the denoiser on captions that are always true of their pictures",
@@ -95,6 +102,7 @@ def _configured(recipe: Recipe, arguments: argparse.Namespace) -> Recipe:
     denoiser = replace(
         recipe.denoiser,
         channels=arguments.channels or recipe.denoiser.channels,
+        prediction=arguments.prediction,
         true_captions=arguments.true_captions,
         warm_start=arguments.warm_start,
     )

@@ -25,6 +25,7 @@ from benchmarks.emoji64.networks import (
 )
 from diffusion_gym.emoji64.scenes import BACKGROUNDS, OBJECTS, RELATIONS, STYLES
 from diffusion_gym.emoji64.verifier import SceneVerifier
+from diffusion_gym.schedules.diffusers_config import Prediction
 
 PIPELINE, CLIP, VERIFIER = "pipeline", "clip", "verifier"
 AUTOENCODER = f"{PIPELINE}/vae"
@@ -121,7 +122,11 @@ def load_verifier(folder: Path) -> SceneVerifier:
 
 
 def save_pipeline(
-    denoiser: UNet2DConditionModel, autoencoder: AutoencoderTiny, clip: CLIPModel, out: Path
+    denoiser: UNet2DConditionModel,
+    autoencoder: AutoencoderTiny,
+    clip: CLIPModel,
+    out: Path,
+    prediction: Prediction = "v_prediction",
 ) -> None:
     """Writes ``clip/`` and all of ``pipeline/``, whose text encoder is CLIP's text tower."""
     save_clip(clip, out)
@@ -131,7 +136,7 @@ def save_pipeline(
         text_encoder=text_encoder.half(),
         tokenizer=load_tokenizer(),
         unet=_half(denoiser),
-        scheduler=new_scheduler(),
+        scheduler=new_scheduler(prediction),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,

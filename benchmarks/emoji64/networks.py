@@ -12,6 +12,7 @@ from benchmarks.emoji64.captions import END_ID, MAX_TOKENS, START_ID, VOCABULARY
 from benchmarks.emoji64.composer import IMAGE_SIZE
 from diffusion_gym.emoji64.scenes import BACKGROUNDS, OBJECTS, STYLES
 from diffusion_gym.emoji64.verifier import SceneVerifier
+from diffusion_gym.schedules.diffusers_config import Prediction
 
 LATENT_CHANNELS = 16
 LATENT_SIZE = 8
@@ -115,7 +116,7 @@ def new_denoiser(channels: Sequence[int] = CHANNELS) -> UNet2DConditionModel:
     )
 
 
-def new_scheduler() -> DDIMScheduler:
+def new_scheduler(prediction: Prediction = "v_prediction") -> DDIMScheduler:
     """Stable Diffusion's noise with v-prediction (arXiv 2202.00512) and trailing steps.
 
     With trailing spacing every step has noise, and few steps suffice: 10 steps gave .81 of
@@ -129,7 +130,7 @@ def new_scheduler() -> DDIMScheduler:
         clip_sample=False,
         set_alpha_to_one=False,
         steps_offset=1,
-        prediction_type="v_prediction",
+        prediction_type=prediction,
         timestep_spacing="trailing",
     )
 

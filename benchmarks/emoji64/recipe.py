@@ -219,7 +219,8 @@ class Workshop:
         network, report = train_denoiser(
             self.composer, self._autoencoder, self._clip, self.recipe.denoiser, self.machine
         )
-        export.save_pipeline(network, self._autoencoder, self._clip, self.out)
+        prediction = self.recipe.denoiser.prediction
+        export.save_pipeline(network, self._autoencoder, self._clip, self.out, prediction)
         verifier = self._network("verifier", export.load_verifier)
         export.save_verifier(verifier, self.out)
         measured = self._measure_pipeline(Judges(self._clip, verifier))

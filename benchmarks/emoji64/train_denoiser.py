@@ -26,6 +26,7 @@ from benchmarks.emoji64.pictures import to_network_range
 from benchmarks.emoji64.sampling import misdescribe, sample_scenes
 from benchmarks.emoji64.training import Machine, StageSettings, TrainingReport, train
 from diffusion_gym.errors import ModelLoadError
+from diffusion_gym.schedules.diffusers_config import Prediction
 
 LATENT_LIMIT = 3.5
 MIN_SNR_GAMMA = 5.0
@@ -42,6 +43,7 @@ class DenoiserSettings(StageSettings):
 
     Attributes:
         channels: Width of the denoiser's two levels.
+        prediction: What the denoiser learns to predict.
         scenes: Number of cached latents.
         true_captions: Train on captions that are always true of their pictures.
         warm_start: Folder of a denoiser whose weights to begin with, as far as they fit.
@@ -54,6 +56,7 @@ class DenoiserSettings(StageSettings):
     peak_rate: float = 1.1e-3
     weight_decay: float = 0.01
     channels: Sequence[int] = CHANNELS
+    prediction: Prediction = "v_prediction"
     scenes: int = 786_432
     true_captions: bool = False
     warm_start: Path | None = None
@@ -107,21 +110,43 @@ def encode_scenes(
     return Latents(torch.cat(latents), torch.cat(states))
 
 
-def min_snr_weights(alpha_bar: Tensor, gamma: float = MIN_SNR_GAMMA) -> Tensor:
-    """Weights of the v loss per timestep, ``[N]``.
+def min_snr_weights(
+    alpha_bar: Tensor, prediction: Prediction = "v_prediction", gamma: float = MIN_SNR_GAMMA
+) -> Tensor:
+    """Weights of the loss per timestep, ``[N]``: Min-SNR weighting (arXiv 2303.09556).
 
-    ``min(SNR, gamma) / (SNR + 1)`` with ``SNR = alpha_bar / (1 - alpha_bar)``: Min-SNR weighting
-    (arXiv 2303.09556) for v-prediction, scaled to a maximum of 1.4: where gradients are
-    clipped, the scale of a loss matters.
+    The squared error of the predicted clean latent weighs ``min(SNR, gamma)``, with
+    ``SNR = alpha_bar / (1 - alpha_bar)``: v's is ``SNR + 1`` times that error, epsilon's ``SNR``
+    times. Scaled to a maximum of 1.4 for v: where gradients are clipped, the scale of a loss
+    matters.
     """
     signal_to_noise = alpha_bar / (1 - alpha_bar)
-    return signal_to_noise.clamp(max=gamma) / (signal_to_noise + 1) * WEIGHT_SCALE
+    per_clean_error = {
+        "v_prediction": signal_to_noise + 1,
+        "epsilon": signal_to_noise,
+        "sample": torch.ones_like(signal_to_noise),
+    }
+    return signal_to_noise.clamp(max=gamma) / per_clean_error[prediction] * WEIGHT_SCALE
 
 
-def velocity_loss(predicted: Tensor, clean: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
-    """Squared error per sample of v = sqrt(a) noise - sqrt(1 - a) clean (arXiv 2202.00512), [B]."""
-    velocity = alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * clean
-    return (predicted.float() - velocity).square().mean((1, 2, 3))
+def prediction_loss(
+    predicted: Tensor,
+    clean: Tensor,
+    noise: Tensor,
+    alpha_bar: Tensor,
+    prediction: Prediction = "v_prediction",
+) -> Tensor:
+    """Squared error per sample of what a denoiser predicts, ``[B]``.
+
+    v = sqrt(a) noise - sqrt(1 - a) clean (arXiv 2202.00512), the noise, or the clean latent.
+    """
+    if prediction == "epsilon":
+        target = noise
+    elif prediction == "sample":
+        target = clean
+    else:
+        target = alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * clean
+    return (predicted.float() - target).square().mean((1, 2, 3))
 
 
 class WeightAverage:
@@ -177,8 +202,9 @@ def train_denoiser(
     # What the networks before it make of scenes does not change, so it is computed once.
     data = encode_scenes(composer, autoencoder, clip, settings, machine)
     number, batch = len(data), settings.batch_size
-    alpha_bars = new_scheduler().alphas_cumprod.to(machine.device)
-    weights = min_snr_weights(alpha_bars)
+    prediction = settings.prediction
+    alpha_bars = new_scheduler(prediction).alphas_cumprod.to(machine.device)
+    weights = min_snr_weights(alpha_bars, prediction)
     denoiser = new_denoiser(settings.channels)
     if settings.warm_start is not None:
         start_from(denoiser, settings.warm_start)
@@ -198,7 +224,7 @@ def train_denoiser(
         noisy = noisy.contiguous(memory_format=torch.channels_last)
         with machine.training_precision():
             predicted = forward(noisy, timesteps, states, return_dict=False)[0]
-        losses = velocity_loss(predicted, clean, noise, alpha_bar)
+        losses = prediction_loss(predicted, clean, noise, alpha_bar, prediction)
         return {"loss": (weights[timesteps] * losses).mean()}
 
     with _attention_kernel(machine):

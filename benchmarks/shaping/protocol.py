@@ -1,21 +1,30 @@
-"""What is compared: tasks, methods, and the budget that every method gets."""
+"""What is compared: tasks, methods, and the budgets, of which every method gets the same."""
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from benchmarks.shaping.controls import SIGMA_OVER_GRADIENT
 
 Options = Mapping[str, Any]
 """Options of ``python -m agents.train``, by the names of `agents.runs.settings.TrainSettings`."""
 
 TASKS: dict[str, Options] = {
     "house_style": {"reward": "house_style", "prompts": "emoji-objects"},
+    "jpeg_compressibility": {"reward": "jpeg_compressibility", "prompts": "emoji-objects"},
     "scene_alignment": {"reward": "scene_alignment", "prompts": "emoji-captions"},
 }
 
 BASELINE = "sparse"
 METHODS: dict[str, Options] = {
     BASELINE: {"shaping": "sparse"},
+    "mask-last": {"shaping": "mask-last"},
     "uniform": {"shaping": "uniform"},
+    "equal-scale": {"shaping": "equal-scale"},
+    "noise-aware 1.5": {"shaping": "noise-aware", "noise_exponent": 1.5},
+    "noise-aware": {"shaping": "noise-aware"},
+    SIGMA_OVER_GRADIENT: {"shaping": SIGMA_OVER_GRADIENT},
     "coca": {"shaping": "coca"},
     "b2": {"shaping": "b2"},
     "b2+coca": {"shaping": "b2+coca"},
@@ -29,9 +38,11 @@ class Budget:
 
     Attributes:
         images: Reward queries of a measured run.
+        methods: Names in `METHODS` that are compared with it.
         seeds: Seeds of the measured runs.
-        search_seed: Seed of the search's runs, which no measured run has; they are as long, since
+        search_seeds: Seeds of the search's runs, which no measured run has; they are as long, since
             the best rate of a shorter run is too high for a longer one.
+        judged: The last part of a searched run's rounds, whose training reward it is judged by.
         learning_rates: Two rates to begin the search with, the lower first; see `Search`.
         clip_ranges: What a method's published clip range is compared with.
         evaluations: Evaluations of a measured run on held-out prompts, before, during and after.
@@ -40,9 +51,11 @@ class Budget:
         evaluation: Options of the measured runs' evaluations.
     """
 
-    images: int = 1200
-    seeds: tuple[int, ...] = (0, 1, 2)
-    search_seed: int = 100
+    images: int
+    methods: tuple[str, ...]
+    seeds: tuple[int, ...]
+    search_seeds: tuple[int, ...]
+    judged: float
     learning_rates: tuple[float, float] = (1e-4, 2e-4)
     clip_ranges: tuple[float, ...] = (2e-3, 1e-1)
     evaluations: int = 6
@@ -51,14 +64,14 @@ class Budget:
     )
     evaluation: Options = field(default_factory=lambda: {"eval_prompts": 40, "eval_samples": 4})
 
-    def searched(self, task: str, method: str) -> dict[str, Any]:
+    def searched(self, task: str, method: str, seed: int) -> dict[str, Any]:
         """Options of a method's runs in the search, but for what is searched."""
         return {
             **TASKS[task],
             **METHODS[method],
             **self.common,
             "images": self.images,
-            "seed": self.search_seed,
+            "seed": seed,
             # The search goes by the training reward; every run ends with an evaluation.
             "eval_prompts": 2,
             "eval_samples": 1,
@@ -76,3 +89,33 @@ class Budget:
             "seed": seed,
             "eval_every": -(-rounds // (self.evaluations - 1)),
         }
+
+
+def as_json(budget: Budget) -> dict[str, Any]:
+    """The budget as it is read from a file."""
+    values: dict[str, Any] = json.loads(json.dumps(asdict(budget)))
+    return values
+
+
+BUDGETS: dict[str, Budget] = {
+    # Four rounds of the default job's size. B²-DiffuRL, which trains on 2 of 5 branches and moves
+    # its split over the run, is not compared with so few.
+    "256": Budget(
+        images=256,
+        methods=tuple(name for name in METHODS if not name.startswith("b2")),
+        seeds=(0, 1, 2, 3, 4),
+        search_seeds=(100, 101),
+        judged=3 / 4,  # all but the first, which is drawn before anything is learned
+        clip_ranges=(2e-3,),
+        evaluations=3,
+        common={"num_envs": 64, "samples_per_prompt": 8, "batch_size": 160},
+    ),
+    "1200": Budget(
+        images=1200,
+        methods=(BASELINE, "mask-last", "uniform", "equal-scale", "noise-aware", "coca", "b2"),
+        seeds=(0, 1, 2),
+        search_seeds=(100,),
+        judged=1 / 3,
+    ),
+}
+"""The budgets by their number of reward queries."""

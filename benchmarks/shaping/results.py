@@ -4,8 +4,12 @@ from typing import Any
 
 from agents.runs.run_folder import RunFolder
 
-EVALUATION = "eval/reward"
-"""The column of an evaluation during training."""
+CURVE = {
+    "reward": "eval/reward",
+    "kl_to_base": "eval/kl_to_base",
+    "diversity": "eval/diversity/clip",
+}
+"""What is kept of an evaluation during training, and its column in the run's metrics."""
 
 
 def measured(task: str, method: str, folder: RunFolder) -> dict[str, Any]:
@@ -18,12 +22,13 @@ def measured(task: str, method: str, folder: RunFolder) -> dict[str, Any]:
         "learning_rate": settings.ppo.learning_rate,
         "clip_range": settings.ppo.clip_range,
         "curve": held_out_curve(folder),
+        "training": [row["rollout/reward_mean"] for row in folder.metrics()],
         "summary": folder.summary(),
     }
 
 
 def held_out_curve(folder: RunFolder) -> list[dict[str, float]]:
-    """The held-out reward during a run and at its end, by what had been spent until then.
+    """The held-out figures during a run and at its end, by what had been spent until then.
 
     An evaluation stands in the row of the round that follows it, whose own images and denoiser
     evaluations had not been spent yet.
@@ -31,11 +36,18 @@ def held_out_curve(folder: RunFolder) -> list[dict[str, float]]:
     queries = evaluations = 0.0
     curve = []
     for row in folder.metrics():
-        if EVALUATION in row:
-            curve.append(_point(queries, evaluations, row[EVALUATION]))
+        if CURVE["reward"] in row:
+            figures = {name: row[column] for name, column in CURVE.items()}
+            curve.append(_point(queries, evaluations, figures))
         queries, evaluations = row["count/reward_queries"], row["count/denoiser_evaluations"]
-    return [*curve, _point(queries, evaluations, folder.summary()["reward_after"])]
+    summary = folder.summary()
+    end = {
+        "reward": summary["reward_after"],
+        "kl_to_base": summary["metrics"]["kl_to_base"]["after"],
+        "diversity": summary["metrics"]["diversity/clip"]["after"],
+    }
+    return [*curve, _point(queries, evaluations, end)]
 
 
-def _point(queries: float, evaluations: float, reward: float) -> dict[str, float]:
-    return {"reward_queries": queries, "denoiser_evaluations": evaluations, "reward": reward}
+def _point(queries: float, evaluations: float, figures: dict[str, float]) -> dict[str, float]:
+    return {"reward_queries": queries, "denoiser_evaluations": evaluations, **figures}

@@ -1,5 +1,6 @@
 """Tuning every method with the same number of runs of the same length."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,6 @@ from agents.runs.settings import TrainSettings
 from benchmarks.shaping.protocol import Budget
 from benchmarks.shaping.runs import Run, complete
 
-JUDGED = 1 / 3
-"""The last part of a run's rounds, whose training reward it is judged by."""
-
 
 @dataclass(frozen=True)
 class Trial:
@@ -24,7 +22,7 @@ class Trial:
         method: The method.
         learning_rate: AdamW's.
         clip_range: PPO's.
-        reward: Mean training reward of the last rounds.
+        reward: Mean training reward of the last rounds, over the search's seeds.
     """
 
     task: str
@@ -32,6 +30,11 @@ class Trial:
     learning_rate: float
     clip_range: float
     reward: float
+
+    @property
+    def setting(self) -> tuple[str, str, float, float]:
+        """What was tried."""
+        return self.task, self.method, self.learning_rate, self.clip_range
 
     @property
     def name(self) -> str:
@@ -53,11 +56,13 @@ class Search:
     Args:
         budget: What every method gets.
         folder: Where the runs go.
+        known: What was tried before.
     """
 
-    def __init__(self, budget: Budget, folder: Path) -> None:
+    def __init__(self, budget: Budget, folder: Path, known: Sequence[Trial] = ()) -> None:
         self.budget = budget
         self.folder = folder
+        self.known = known
 
     def __call__(self, task: str, method: str) -> list[Trial]:
         """Everything that was tried for a method on a task, in this order."""
@@ -71,13 +76,22 @@ class Search:
         return trials + [self._try(task, method, rate, clip_range) for clip_range in others]
 
     def _try(self, task: str, method: str, learning_rate: float, clip_range: float) -> Trial:
+        setting = (task, method, learning_rate, clip_range)
+        known = next((trial for trial in self.known if trial.setting == setting), None)
+        if known is not None:
+            return known
         searched = {"learning_rate": learning_rate, "clip_range": clip_range}
-        path = self.folder / task / method / setting_name(learning_rate, clip_range)
-        run = complete(Run(path, self.budget.searched(task, method) | searched))
-        return Trial(task, method, learning_rate, clip_range, last_reward(run.folder))
+        rewards = []
+        for seed in self.budget.search_seeds:
+            name = f"{setting_name(learning_rate, clip_range)}-seed{seed}"
+            options = self.budget.searched(task, method, seed) | searched
+            run = complete(Run(self.folder / task / method / name, options))
+            rewards.append(last_reward(run.folder, self.budget.judged))
+        return Trial(*setting, reward=float(np.mean(rewards)))
 
     def _published_clip_range(self, task: str, method: str) -> float:
-        clip_range = TrainSettings.of(**self.budget.searched(task, method)).ppo.clip_range
+        options = self.budget.searched(task, method, self.budget.search_seeds[0])
+        clip_range = TrainSettings.of(**options).ppo.clip_range
         assert not callable(clip_range)
         return clip_range
 
@@ -97,7 +111,7 @@ def best(trials: list[Trial]) -> Trial:
     return max(trials, key=lambda trial: trial.reward)
 
 
-def last_reward(folder: RunFolder) -> float:
-    """Mean training reward of the last third of a run's rounds."""
+def last_reward(folder: RunFolder, part: float) -> float:
+    """Mean training reward of the last part of a run's rounds."""
     rewards = [row["rollout/reward_mean"] for row in folder.metrics()]
-    return float(np.mean(rewards[-max(1, round(JUDGED * len(rewards))) :]))
+    return float(np.mean(rewards[-max(1, round(part * len(rewards))) :]))

@@ -81,6 +81,33 @@ class Schedule(abc.ABC):
         return self.std > 0
 
     @property
+    def gradient_scale(self) -> Tensor:
+        """``[T]`` float32, g_i = C_i / σ_i; infinite where σ = 0.
+
+        μ_i is linear in the denoiser's output f, with a factor ± C_i that the sampler's
+        coefficients give. So ∇ log π_i = (C_i / σ_i) · ε_i · ∂f/∂θ with ε_i ~ N(0, I): an equal
+        error of the output moves the log-density of step i by g_i, and where ∂f/∂θ is alike in all
+        steps, g_i is the noise of their policy gradients. PCPO (arXiv 2509.25774) names this
+        factor as the source of DDPO's disproportionate credit. Bounds on x̂0
+        (``clip_sample``) are left out of account, and so is guidance, which is alike in all steps.
+        """
+        gain = self._output_gain().abs()
+        return torch.where(self.stochastic, gain / self.std, torch.inf)
+
+    @property
+    @abc.abstractmethod
+    def velocity_scale(self) -> Tensor:
+        """``[T]`` float32, |∂v/∂f|: by how much v changes with the denoiser's output f.
+
+        1 where the output is a velocity. Errors of equal size of a v-prediction are these times
+        smaller in f.
+        """
+
+    @abc.abstractmethod
+    def _output_gain(self) -> Tensor:
+        """``[T]``, the factor of the denoiser's output in μ."""
+
+    @property
     def why_deterministic(self) -> str | None:
         """Why no step at all has noise, for messages; None where some step has."""
         if any(self._stochastic_steps):

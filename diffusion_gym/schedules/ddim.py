@@ -94,6 +94,21 @@ class DDIMSchedule(Schedule):
         return self._coefficients[:, 0].square()
 
     @property
+    def velocity_scale(self) -> Tensor:
+        """|∂v/∂f|: 1/√ᾱ for ε, 1/√(1−ᾱ) for x̂0 and 1 for v (arXiv 2202.00512, appendix D)."""
+        sqrt_alpha, sqrt_beta = self._coefficients[:, 0], self._coefficients[:, 1]
+        if self.prediction == "epsilon":
+            return 1 / sqrt_alpha
+        return torch.ones_like(sqrt_beta) if self.prediction == "v_prediction" else 1 / sqrt_beta
+
+    def _output_gain(self) -> Tensor:
+        sqrt_alpha, sqrt_beta, sqrt_alpha_previous, direction, _ = self._coefficients.T
+        # Of v; what else a denoiser may predict differs from it by a factor.
+        of_velocity = direction * sqrt_alpha - sqrt_alpha_previous * sqrt_beta
+        gain: Tensor = of_velocity * self.velocity_scale
+        return gain
+
+    @property
     def max_timestep(self) -> float:
         """N − 1: timesteps count from 0."""
         return float(self.num_train_timesteps - 1)

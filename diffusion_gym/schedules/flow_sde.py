@@ -72,6 +72,14 @@ class FlowSDESchedule(Schedule):
         )
 
     @property
+    def velocity_scale(self) -> Tensor:
+        """Ones: the denoiser predicts the velocity."""
+        return torch.ones_like(self.std)
+
+    def _output_gain(self) -> Tensor:
+        return self._coefficients[:, 2]
+
+    @property
     def max_timestep(self) -> float:
         """N, at σ = 1."""
         return float(self.num_train_timesteps)

@@ -21,6 +21,11 @@ from diffusion_gym.wrappers.hindsight import (
     restrict_credit,
     step_rewards,
 )
+from diffusion_gym.wrappers.noise_aware import (
+    NoiseAwareReward,
+    SingleNoiseAwareReward,
+    VectorNoiseAwareReward,
+)
 from diffusion_gym.wrappers.shaping import (
     RewardShaping,
     SingleShaping,
@@ -39,14 +44,17 @@ __all__ = [
     "CoCAReward",
     "CreditReward",
     "Hindsight",
+    "NoiseAwareReward",
     "RewardShaping",
     "SingleCoCAReward",
+    "SingleNoiseAwareReward",
     "SingleShaping",
     "SingleSparseReward",
     "SingleUniformCreditReward",
     "SparseReward",
     "UniformCreditReward",
     "VectorCoCAReward",
+    "VectorNoiseAwareReward",
     "VectorShaping",
     "VectorSparseReward",
     "VectorUniformCreditReward",

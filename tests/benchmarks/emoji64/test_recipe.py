@@ -16,7 +16,7 @@ from benchmarks.emoji64.train_denoiser import (
     WeightAverage,
     min_snr_weights,
     start_from,
-    velocity_loss,
+    prediction_loss,
 )
 from benchmarks.emoji64.training import Machine, StageSettings, learning_rate, train
 from diffusion_gym.emoji64 import emoji64_folder
@@ -167,15 +167,15 @@ def test_learning_rate_warms_up_and_vanishes():
     assert learning_rate(1.0, 1.0) == pytest.approx(0.0)
 
 
-def test_velocity_loss_is_that_of_the_scheduler():
+def test_prediction_loss_is_that_of_the_scheduler():
     scheduler = new_scheduler()
     clean, noise = torch.randn(2, 3, 16, 8, 8)
     timesteps = torch.tensor([0, 500, 999])
     velocity = scheduler.get_velocity(clean, noise, timesteps)
     alpha_bar = scheduler.alphas_cumprod[timesteps][:, None, None, None]
-    exact = velocity_loss(velocity, clean, noise, alpha_bar)
+    exact = prediction_loss(velocity, clean, noise, alpha_bar)
     torch.testing.assert_close(exact, torch.zeros(3), atol=1e-10, rtol=0)
-    off = velocity_loss(velocity + 0.5, clean, noise, alpha_bar)
+    off = prediction_loss(velocity + 0.5, clean, noise, alpha_bar)
     torch.testing.assert_close(off, torch.full((3,), 0.25))
 
 
