@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from diffusion_gym.prompts import load_prompts
     from diffusion_gym.reference import reference_policy
     from diffusion_gym.rewards import RewardResult, make_reward, register_reward, reward_names
-    from diffusion_gym.schedules import DDIMSchedule, FlowSDESchedule
+    from diffusion_gym.schedules import DDIMSchedule, FlowCPSSchedule, FlowSDESchedule
 
 _LAZY = {
     "DDIMSchedule": "schedules",
@@ -40,6 +40,7 @@ _LAZY = {
     "DiffusionT2IVectorEnv": "envs",
     "EnvConfig": "envs",
     "FinishedEpisodes": "envs",
+    "FlowCPSSchedule": "schedules",
     "FlowSDESchedule": "schedules",
     "RewardResult": "rewards",
     "check_vector_env": "envs",
@@ -62,6 +63,7 @@ __all__ = [
     "DiffusionT2IVectorEnv",
     "EnvConfig",
     "FinishedEpisodes",
+    "FlowCPSSchedule",
     "FlowSDESchedule",
     "InvalidInputError",
     "ModelLoadError",

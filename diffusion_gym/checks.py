@@ -185,7 +185,7 @@ def describe(kind: Any) -> str:
     bare, limits = _bare(kind)
     if typing.get_origin(bare) is Literal:
         return f"one of {', '.join(map(repr, typing.get_args(bare)))}"
-    words = _WORDS.get(typing.get_origin(bare) or bare, str(bare))
+    words = _WORDS.get(bare) or _WORDS.get(typing.get_origin(bare), str(bare))
     return f"{words} {limits}" if limits else words
 
 
@@ -198,6 +198,7 @@ _WORDS: dict[Any, str] = {
     types.NoneType: "None",
     Mapping: "a mapping from names to values",
     Sequence: "a list",
+    Sequence[int]: "a list of whole numbers",
     Callable: "a function",
 }
 
@@ -232,8 +233,13 @@ def _converted(value: Any, kind: Any) -> Any:
     if origin is Mapping:
         return dict(value) if isinstance(value, Mapping) and _all_text(value) else _NO
     if origin is Sequence:
-        of_text = typing.get_args(kind) != (str,) or _all_text(value)
-        return tuple(value) if isinstance(value, list | tuple) and of_text else _NO
+        if not isinstance(value, list | tuple):
+            return _NO
+        (item,) = typing.get_args(kind)
+        if item is int:
+            items = [_converted(one, int) for one in value]
+            return _NO if any(one is _NO for one in items) else tuple(items)
+        return tuple(value) if item is not str or _all_text(value) else _NO
     if origin is Callable:
         return value if callable(value) else _NO
     return value

@@ -20,7 +20,9 @@ ORDER = {
         *("prompts", "models", "reference", "rewards", "envs", "wrappers"),
     ),
     "diffusion_gym.emoji64": ("folder", "scenes", "facts", "verifier"),
-    "diffusion_gym.schedules": ("diffusers_config", "base", "ddim", "flow_sde", "registry"),
+    "diffusion_gym.schedules": (
+        *("diffusers_config", "base", "ddim", "flow", "flow_sde", "flow_cps", "registry"),
+    ),
     "diffusion_gym.prompts": (
         *("prompt_set", "animals", "b2_templates", "emoji", "files", "loading"),
     ),
@@ -44,7 +46,7 @@ ORDER = {
         *("_episodes", "_requests", "_reports", "vector_env", "env", "checker"),
     ),
     "diffusion_gym.wrappers": (
-        *("hindsight", "base_env", "shaping", "credit", "sparse", "uniform"),
+        *("hindsight", "base_env", "shaping", "credit", "sparse", "uniform", "noise_aware"),
         *("reward_history", "b2", "coca"),
     ),
     "agents": (
@@ -75,7 +77,8 @@ ORDER = {
         "__main__",
     ),
     "benchmarks.shaping": (
-        *("protocol", "seeds", "runs", "search", "results", "curves", "report", "__main__"),
+        *("controls", "protocol", "seeds", "runs", "search", "results", "curves", "comparison"),
+        *("report", "__main__"),
     ),
 }
 HEAVY = {"diffusers", "transformers"}

@@ -15,6 +15,7 @@ ModelSpec = dict[str, Any]
 
 def model_spec(env: DiffusionT2IVectorEnv) -> ModelSpec:
     """What `load_spec` needs to load an environment's model and schedule again."""
+    window = env.schedule.window
     return {
         "name": env.model.name,
         "weights_hash": env.model.weights_hash,
@@ -23,6 +24,7 @@ def model_spec(env: DiffusionT2IVectorEnv) -> ModelSpec:
         "num_inference_steps": env.schedule.num_steps,
         "sampler": env.config.sampler,
         "eta": env.schedule.eta,
+        "stochastic_steps": None if window is None else list(window),
     }
 
 
@@ -53,6 +55,10 @@ def load_spec(spec: ModelSpec, device: torch.device) -> tuple[DiffusionModel, Sc
     )
     check_same_weights(spec, {"name": spec["name"], "weights_hash": model.weights_hash})
     schedule = make_schedule(
-        model.scheduler, spec["num_inference_steps"], sampler=spec["sampler"], eta=spec["eta"]
+        model.scheduler,
+        spec["num_inference_steps"],
+        sampler=spec["sampler"],
+        eta=spec["eta"],
+        stochastic_steps=spec.get("stochastic_steps"),  # older checkpoints do not say
     )
     return model, schedule.to(device)

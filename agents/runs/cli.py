@@ -173,6 +173,8 @@ def from_text(name: str, text: str, kind: Any) -> Any:
             raise ValueError(
                 f"expected {name} as names with commas between them, got {shown(text)}"
             )
+        if Sequence[int] in map(_bare, _alternatives(kind)):
+            value = [_number(word) for word in value]
     elif int in kinds or float in kinds:
         value = _number(text)
     return checked(name, value, kind)
@@ -211,6 +213,7 @@ _METAVARS: Mapping[Any, str] = {
     str: "TEXT",
     Mapping: "JSON",
     Sequence: "NAME,…",
+    Sequence[int]: "INT,…",
     types.NoneType: "none",
 }
 
@@ -226,7 +229,8 @@ def _metavar(kind: Any) -> str:
         elif origin is Sequence and str in origins:
             words.append("JSON")
         elif origin in _METAVARS:
-            words.append(f"{_METAVARS[origin]}{_short(_limits(one) or limits)}")
+            word = _METAVARS.get(_bare(one), _METAVARS[origin])
+            words.append(f"{word}{_short(_limits(one) or limits)}")
     return "|".join(sorted(words, key=lambda word: word != "none"))
 
 

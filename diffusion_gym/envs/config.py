@@ -43,10 +43,14 @@ class EnvConfig(Checked):
     """Denoising steps T."""
 
     sampler: str | None = None
-    """Family of transitions: ddim, or flow_sde for flow-matching models."""
+    """Family of transitions: ddim, or flow_sde or flow_cps for flow-matching models."""
 
     eta: NotNegative | None = None
     """Noise scale of the transitions; by default the sampler's published one."""
+
+    stochastic_steps: Sequence[int] | None = None
+    """The only steps with noise, by their indices from 0 to T - 1, with commas between; by default
+    all to which the sampler gives some."""
 
     device: str = "auto"
     """Torch device."""
@@ -95,7 +99,13 @@ def load_parts(config: EnvConfig) -> EnvParts:
         steps = model.default_num_inference_steps
 
     # 2. What depends on it.
-    schedule = make_schedule(model.scheduler, steps, sampler=config.sampler, eta=config.eta)
+    schedule = make_schedule(
+        model.scheduler,
+        steps,
+        sampler=config.sampler,
+        eta=config.eta,
+        stochastic_steps=config.stochastic_steps,
+    )
     device = str(model.device)
     return EnvParts(
         config=dataclasses.replace(
@@ -106,6 +116,7 @@ def load_parts(config: EnvConfig) -> EnvParts:
             num_inference_steps=schedule.num_steps,
             sampler=schedule.sampler,
             eta=schedule.eta,
+            stochastic_steps=schedule.window,
         ),
         model=model,
         prompts=load_prompts(prompts),

@@ -2,6 +2,7 @@
 
 from diffusion_gym.schedules.base import DenoisingStep, Reduction, Schedule
 from diffusion_gym.schedules.ddim import DDIMSchedule
+from diffusion_gym.schedules.flow_cps import FlowCPSSchedule
 from diffusion_gym.schedules.flow_sde import FlowSDESchedule
 from diffusion_gym.schedules.registry import SAMPLERS, make_schedule
 
@@ -9,6 +10,7 @@ __all__ = [
     "SAMPLERS",
     "DDIMSchedule",
     "DenoisingStep",
+    "FlowCPSSchedule",
     "FlowSDESchedule",
     "Reduction",
     "Schedule",

@@ -8,12 +8,14 @@ denoiser's output. Samplers differ in the coefficients only: `DDIMSchedule` (DDI
 import abc
 import dataclasses
 import math
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
 
-from diffusion_gym.errors import InvalidInputError, unknown_name
+from diffusion_gym.checks import whole_numbers
+from diffusion_gym.errors import InvalidInputError, shown, unknown_name
 
 Reduction = Literal["mean", "sum"]
 
@@ -39,11 +41,16 @@ class DenoisingStep:
 class Schedule(abc.ABC):
     """T denoising steps as tensors, built with `from_scheduler`.
 
+    The steps are the sampler's. Beside them a schedule knows the noise process that the model was
+    trained on, at every training timestep t: x_t = a_t x0 + b_t ε, `add_noise`.
+
     Attributes:
         sampler: The sampler's name.
         timesteps: ``[T]``, in sampling order: the first is the noisiest.
         eta: Noise scale; 0 is the sampler's deterministic form.
         num_train_timesteps: Length N of the training schedule.
+        window: The only steps that have noise, increasing; None: every step that the sampler gives
+            some.
     """
 
     sampler: ClassVar[str]
@@ -51,13 +58,20 @@ class Schedule(abc.ABC):
     timesteps: Tensor
     eta: float
     num_train_timesteps: int
+    window: tuple[int, ...] | None
     # One [T, K] table, σ in its last column: one gather per transition.
     _coefficients: Tensor
     _stochastic_steps: tuple[bool, ...]  # the mask for Python, to look at without a device sync
 
     @classmethod
     @abc.abstractmethod
-    def from_scheduler(cls, scheduler: Any, num_inference_steps: int, eta: float = ...) -> Self:
+    def from_scheduler(
+        cls,
+        scheduler: Any,
+        num_inference_steps: int,
+        eta: float = ...,
+        window: Sequence[int] | None = None,
+    ) -> Self:
         """Reads a diffusers scheduler's configuration; the scheduler itself is left untouched."""
 
     @property
@@ -126,16 +140,17 @@ class Schedule(abc.ABC):
 
     def to(self, device: torch.device | str) -> Self:
         """The same schedule with its tensors on another device."""
-        return dataclasses.replace(
-            self,
-            timesteps=self.timesteps.to(device),
-            _coefficients=self._coefficients.to(device),
-        )
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        tensors: dict[str, Any] = {
+            name: value.to(device) for name, value in values.items() if isinstance(value, Tensor)
+        }
+        return dataclasses.replace(self, **tensors)
 
     def __repr__(self) -> str:
         first, last = float(self.timesteps[0]), float(self.timesteps[-1])
+        window = "" if self.window is None else f"window={list(self.window)}, "
         return (
-            f"{type(self).__name__}(num_steps={self.num_steps}, eta={self.eta}, "
+            f"{type(self).__name__}(num_steps={self.num_steps}, eta={self.eta}, {window}"
             f"timesteps={first:g}…{last:g}, {self._extra_repr()}device={str(self.device)!r})"
         )
 
@@ -197,6 +212,72 @@ class Schedule(abc.ABC):
         self, output: Tensor, x: Tensor, coefficients: Tensor
     ) -> tuple[Tensor, Tensor]:
         """μ and x̂0, ``[B, C, h, w]``, of steps with coefficients ``[K, B or 1, 1, …]``."""
+
+    # ------------------------------------------------------------------- the forward process
+
+    @property
+    @abc.abstractmethod
+    def training_timesteps(self) -> Tensor:
+        """``[N']``, increasing: the timesteps at which the model was trained to denoise.
+
+        Without those at which nothing is noisy, or at which the denoiser's output does not
+        determine x̂0.
+        """
+
+    @abc.abstractmethod
+    def _signal_and_noise(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """a_t and b_t of x_t = a_t x0 + b_t ε, float32 of the timesteps' shape."""
+
+    @abc.abstractmethod
+    def _clean(self, output: Tensor, x: Tensor, signal: Tensor, noise: Tensor) -> Tensor:
+        """x̂0 from the denoiser's output for x_t = ``signal`` x0 + ``noise`` ε, no bound on it."""
+
+    def noise_scale(self, timesteps: Tensor) -> Tensor:
+        """b_t of x_t = a_t x0 + b_t ε, ``[B]`` float32: √(1−ᾱ_t), or a flow's σ_t.
+
+        An error of x̂0 at a given x_t is b_t times that of the velocity v (arXiv 2202.00512 for
+        v = √ᾱ ε − √(1−ᾱ) x0; for a flow's v = ε − x0 likewise), up to its sign.
+
+        Args:
+            timesteps: Training timesteps t, ``[B]``.
+        """
+        return self._signal_and_noise(timesteps)[1]
+
+    def add_noise(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """x_t = a_t x0 + b_t ε, ``[B, C, h, w]`` float32: what the model was trained to denoise.
+
+        DDPM (arXiv 2006.11239, formula 4): a_t = √ᾱ_t, b_t = √(1−ᾱ_t). Rectified flow (arXiv
+        2209.03003): a_t = 1−σ_t, b_t = σ_t = t/N.
+
+        Args:
+            clean: x0, ``[B, C, h, w]``.
+            noise: ε, likewise.
+            timesteps: Training timesteps t, ``[B]``; they need not be the sampler's.
+        """
+        signal, scale = self._rows(timesteps, clean.dim())
+        return signal * clean.float() + scale * noise.float()
+
+    def clean_at(self, model_output: Tensor, latents: Tensor, timesteps: Tensor) -> Tensor:
+        """x̂0, ``[B, C, h, w]`` float32, of the denoiser's output at any training timestep.
+
+        At the sampler's own timesteps it is `transition`'s ``predicted_clean``, but that no
+        ``clip_range`` bounds it: it is linear in the output.
+
+        Args:
+            model_output: The (guided) denoiser's output, ``[B, C, h, w]``.
+            latents: x_t, likewise.
+            timesteps: t, ``[B]``.
+        """
+        signal, scale = self._rows(timesteps, latents.dim())
+        return self._clean(model_output.float(), latents.float(), signal, scale)
+
+    def _rows(self, timesteps: Tensor, dims: int) -> tuple[Tensor, Tensor]:
+        """a_t and b_t as ``[B, 1, …]``."""
+        shape = (-1, *(1,) * (dims - 1))
+        signal, noise = self._signal_and_noise(timesteps)
+        return signal.view(shape), noise.view(shape)
+
+    # ------------------------------------------------------------------------- the sampler
 
     def _gather(self, index: int | Tensor, batch: int, dims: int) -> tuple[Tensor, bool]:
         """Coefficients of a step as ``[K, B or 1, 1, …]``, and whether every row has σ > 0."""
@@ -294,6 +375,47 @@ class Schedule(abc.ABC):
 def stochastic_steps(coefficients: Tensor) -> tuple[bool, ...]:
     """Which steps of a ``[T, K]`` table, σ in its last column, have σ > 0."""
     return tuple((coefficients[:, -1] > 0).tolist())
+
+
+def windowed(
+    table: Callable[[float], Tensor], eta: float, window: Sequence[int] | None
+) -> tuple[Tensor, tuple[int, ...] | None]:
+    """A table of coefficients with noise in some steps only, the others as if η were 0.
+
+    MixGRPO (arXiv 2507.21802) samples so: stochastic steps in a window, an ODE elsewhere. A step
+    without noise has no density, and is not trained on by what needs one.
+
+    Args:
+        table: Coefficients ``[T, K]`` for an η, σ in the last column.
+        eta: η.
+        window: The steps that shall have noise; None: all.
+
+    Returns:
+        The coefficients, and the window in increasing order.
+
+    Raises:
+        InvalidInputError: The window is empty or no list of steps, or one of its steps has no noise
+            although η > 0.
+    """
+    noisy = table(eta)
+    if window is None:
+        return noisy, None
+    last = len(noisy) - 1
+    steps = sorted(set(whole_numbers("stochastic_steps", list(window)).tolist())) if window else []
+    if not steps or steps[0] < 0 or steps[-1] > last:
+        raise InvalidInputError(
+            f"expected stochastic_steps as step indices from 0 to {last}, at least one of them, "
+            f"got {shown(list(window))}"
+        )
+    silent = [step for step in steps if eta > 0 and noisy[step, -1] == 0]
+    if silent:
+        raise InvalidInputError(
+            f"expected stochastic_steps that can have noise, got {silent}, where this sampler "
+            "adds none whatever eta is"
+        )
+    chosen = torch.zeros(len(noisy), 1, dtype=torch.bool)
+    chosen[steps] = True
+    return torch.where(chosen, noisy, table(0.0)), tuple(steps)
 
 
 def check_noise_scale(eta: float) -> None:

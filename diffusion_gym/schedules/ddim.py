@@ -13,6 +13,8 @@ Notation, following DDIM (arXiv 2010.02502, formulas 12 and 16); ``i`` counts in
 """
 
 import dataclasses
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -23,6 +25,7 @@ from diffusion_gym.schedules.base import (
     Schedule,
     check_noise_scale,
     stochastic_steps,
+    windowed,
 )
 from diffusion_gym.schedules.diffusers_config import (
     Prediction,
@@ -41,6 +44,7 @@ class DDIMSchedule(Schedule):
         timesteps: ``[T]`` int64, in sampling order: the first is the noisiest.
         eta: Noise scale; 0 is deterministic DDIM, 1 the DDPM posterior variance.
         num_train_timesteps: Length N of the training schedule.
+        window: The only steps that have noise; None: all that η gives some.
         prediction: What the denoiser's output means.
         clip_range: Bound on x̂0, or None.
     """
@@ -50,10 +54,15 @@ class DDIMSchedule(Schedule):
     # The columns of the table: √ᾱ, √(1−ᾱ), √ᾱ', √(1−ᾱ'−σ²), σ.
     prediction: Prediction
     clip_range: float | None
+    _training_alpha_bar: Tensor  # ᾱ of the whole training schedule, [N]
 
     @classmethod
     def from_scheduler(
-        cls, scheduler: Any, num_inference_steps: int, eta: float = 1.0
+        cls,
+        scheduler: Any,
+        num_inference_steps: int,
+        eta: float = 1.0,
+        window: Sequence[int] | None = None,
     ) -> "DDIMSchedule":
         """Reads a diffusers scheduler's configuration; the scheduler itself is left untouched.
 
@@ -61,31 +70,36 @@ class DDIMSchedule(Schedule):
             scheduler: A DDIMScheduler, or one that ``DDIMScheduler.from_config`` can convert.
             num_inference_steps: T, the number of denoising steps.
             eta: Noise scale η ≥ 0.
+            window: The only steps that have noise; None: all that η gives some.
 
         Returns:
             The schedule, on the CPU.
 
         Raises:
             InvalidInputError: For a scheduler of another family, an unsupported option in its
-                configuration, or T or η that it cannot do.
+                configuration, or T, η or a window that it cannot do.
         """
         ddim = as_ddim(scheduler)
         prediction = supported_prediction(ddim.config)
         timesteps = sampling_timesteps(ddim, num_inference_steps)
-        alpha_bar = ddim.alphas_cumprod.float()[timesteps]
+        training_alpha_bar = ddim.alphas_cumprod.float()
+        alpha_bar = training_alpha_bar[timesteps]
         # diffusers takes t_i - N // T for t_{i+1}, which it is only where timesteps are evenly
         # spaced; elsewhere the noise that a step leaves would not be what the next one expects.
         alpha_bar_previous = torch.cat([alpha_bar[1:], ddim.final_alpha_cumprod.float().view(1)])
         check_signal(alpha_bar, timesteps, prediction)
-        coefficients = step_coefficients(alpha_bar, alpha_bar_previous, eta)
+        table = partial(step_coefficients, alpha_bar, alpha_bar_previous)
+        coefficients, window = windowed(table, eta, window)
         return cls(
             timesteps=timesteps,
             eta=float(eta),
             num_train_timesteps=ddim.config.num_train_timesteps,
+            window=window,
             _coefficients=coefficients,
             _stochastic_steps=stochastic_steps(coefficients),
             prediction=prediction,
             clip_range=float(ddim.config.clip_sample_range) if ddim.config.clip_sample else None,
+            _training_alpha_bar=training_alpha_bar,
         )
 
     @property
@@ -122,14 +136,12 @@ class DDIMSchedule(Schedule):
         sqrt_alpha, sqrt_beta, sqrt_alpha_previous, direction, _ = coefficients
 
         # 1. Predicted clean latent x̂0 and noise ε (formula 12; v: arXiv 2202.00512, appendix D).
+        clean = self._clean(output, x, sqrt_alpha, sqrt_beta)
         if self.prediction == "epsilon":
-            clean = (x - sqrt_beta * output) / sqrt_alpha
             noise = output
         elif self.prediction == "v_prediction":
-            clean = sqrt_alpha * x - sqrt_beta * output
             noise = sqrt_alpha * output + sqrt_beta * x
         else:
-            clean = output
             noise = (x - sqrt_alpha * output) / sqrt_beta
 
         # 2. Clip x̂0; like diffusers, ε keeps the unclipped prediction.
@@ -138,6 +150,23 @@ class DDIMSchedule(Schedule):
 
         # 3. μ = √ᾱ' x̂0 + √(1−ᾱ'−σ²) ε (formula 12 without its random noise).
         return sqrt_alpha_previous * clean + direction * noise, clean
+
+    @property
+    def training_timesteps(self) -> Tensor:
+        """Whole numbers from 0 to N − 1 that leave some noise, and some signal where it is ε."""
+        known = self._training_alpha_bar < 1
+        if self.prediction == "epsilon":
+            known &= self._training_alpha_bar > 0
+        return known.nonzero()[:, 0]
+
+    def _signal_and_noise(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        alpha_bar = self._training_alpha_bar[timesteps.long()]
+        return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+
+    def _clean(self, output: Tensor, x: Tensor, signal: Tensor, noise: Tensor) -> Tensor:
+        if self.prediction == "epsilon":
+            return (x - noise * output) / signal
+        return signal * x - noise * output if self.prediction == "v_prediction" else output
 
 
 def step_coefficients(alpha_bar: Tensor, alpha_bar_previous: Tensor, eta: float) -> Tensor:

@@ -36,8 +36,12 @@ DDIM_SCHEDULERS: tuple[str, ...] = (
 #: Schedulers of rectified flows, x_σ = (1−σ) x̂0 + σ ε (Stable Diffusion 3).
 FLOW_SCHEDULERS: tuple[str, ...] = ("FlowMatchEulerDiscreteScheduler",)
 
-#: The schedulers that each sampler fits; no scheduler fits two.
-SCHEDULERS_OF: dict[str, tuple[str, ...]] = {"ddim": DDIM_SCHEDULERS, "flow_sde": FLOW_SCHEDULERS}
+#: The schedulers that each sampler fits; of those that fit one, the first is taken unless told.
+SCHEDULERS_OF: dict[str, tuple[str, ...]] = {
+    "ddim": DDIM_SCHEDULERS,
+    "flow_sde": FLOW_SCHEDULERS,
+    "flow_cps": FLOW_SCHEDULERS,
+}
 
 SUPPORTED_SCHEDULERS: tuple[str, ...] = DDIM_SCHEDULERS + FLOW_SCHEDULERS
 
@@ -62,7 +66,7 @@ def check_sampler(scheduler: Any, sampler: str) -> None:
         InvalidInputError: If the sampler does not fit; the message names the one that does.
     """
     fitting = fitting_sampler(scheduler)
-    if sampler != fitting:
+    if SCHEDULERS_OF[sampler] != SCHEDULERS_OF[fitting]:
         raise InvalidInputError(
             f"expected sampler={fitting!r}, which fits a {type(scheduler).__name__}, "
             f"got {sampler!r}, which fits: {', '.join(SCHEDULERS_OF[sampler])}"
@@ -236,17 +240,24 @@ def check_signal(alpha_bar: Tensor, timesteps: Tensor, prediction: Prediction) -
         )
 
 
-def flow_noise_levels(scheduler: Any, num_inference_steps: int) -> tuple[Tensor, Tensor]:
+def flow_noise_levels(
+    scheduler: Any, num_inference_steps: int, sampler: str
+) -> tuple[Tensor, Tensor]:
     """Timesteps ``[T]`` and noise levels σ ``[T+1]`` (the last is 0) of a flow-matching sampler.
 
     Both float32, and exactly those that the scheduler gives its own pipeline. Its
     ``stochastic_sampling`` only says how diffusers samples, so it does not matter here.
 
+    Args:
+        scheduler: A FlowMatchEulerDiscreteScheduler.
+        num_inference_steps: T.
+        sampler: The sampler that they are for, for messages.
+
     Raises:
         InvalidInputError: For a scheduler of another family, or options or a T that cannot be
             expressed.
     """
-    check_sampler(scheduler, "flow_sde")
+    check_sampler(scheduler, sampler)
     if scheduler.config.use_dynamic_shifting:
         raise InvalidInputError(
             "expected a flow-matching scheduler with a fixed shift (as Stable Diffusion 3 and 3.5 "

@@ -104,6 +104,13 @@ class B2DiffuRLReward(VectorShaping):
             )
         self.branches = branches
         self.start, self.stages = _checked_schedule(schedule, base.schedule.num_steps)
+        noisy = base.schedule.stochastic
+        if noisy.any() and not noisy[-self.start :].any():
+            raise InvalidInputError(
+                f"branches of a group differ by the noise of their last {self.start} steps: "
+                "expected one of these among stochastic_steps, got "
+                f"{base.schedule.window}"
+            )
         self.positive = positive
         self.negative = negative
         self.baseline = baseline

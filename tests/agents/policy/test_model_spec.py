@@ -17,6 +17,7 @@ PROMPTS = ["a cat", "a dog"]
     [
         ("sd1", {"dtype": "bfloat16", "model_options": {"vae_dtype": "float32"}}),
         ("sd3", {"sampler": "flow_sde", "eta": 0.5}),
+        ("sd3", {"sampler": "flow_cps", "stochastic_steps": [0, 1]}),
     ],
 )
 def test_an_agent_loaded_without_an_environment_is_the_same(
@@ -33,6 +34,7 @@ def test_an_agent_loaded_without_an_environment_is_the_same(
     assert theirs.model.dtype == ours.model.dtype
     assert theirs.model.options == ours.model.options
     assert type(theirs.schedule) is type(ours.schedule)
+    assert theirs.schedule.window == ours.schedule.window
     assert (theirs.schedule.num_steps, theirs.schedule.eta) == (STEPS, ours.schedule.eta)
     observation, _ = env.reset(seed=0)
     for index in range(STEPS):

@@ -10,7 +10,7 @@ from small_agents import STEPS, make_agent, make_env, weights
 from agents.policy import UNetPolicy
 from agents.ppo import DiffusionPPO
 from diffusion_gym.schedules.flow_sde import FlowSDESchedule
-from diffusion_gym.wrappers import B2DiffuRLReward, CoCAReward
+from diffusion_gym.wrappers import B2DiffuRLReward, CoCAReward, UniformCreditReward
 
 PROMPTS = ["a cat", "a dog", "an apple", "grapes"]
 KINDS = [
@@ -61,6 +61,37 @@ def test_a_round_of_training(kind: dict[str, Any], folder: str) -> None:
     assert agent.log_probs_recomputed == 0  # the first ratios were within 1e-5 of 1
     assert not torch.equal(weights(agent), before)
     assert weights(agent).isfinite().all()
+
+
+SAMPLERS = [
+    {"sampler": "flow_cps"},
+    {"sampler": "flow_cps", "stochastic_steps": [1]},
+    {"stochastic_steps": [0, 2]},
+]
+
+
+@pytest.mark.parametrize("options", SAMPLERS, ids=str)
+def test_other_samplers_train_their_noisy_steps_from_a_ratio_of_one(
+    options: dict[str, Any], folder: str
+) -> None:
+    agent = make_agent(flow_env(folder, **options), clip_range=1e-4)
+    disturb(agent.policy)
+    before = weights(agent)
+    agent.learn(4)
+    assert agent.log_probs_recomputed == 0
+    assert not torch.equal(weights(agent), before)
+    noisy = int(agent.policy.schedule.stochastic.sum())
+    assert noisy == len(options.get("stochastic_steps", [0, 1]))
+    assert agent.policy.denoiser_evaluations == 4 * STEPS + 4 * noisy
+
+
+def test_a_window_of_ddim_steps_is_trained_from_a_ratio_of_one() -> None:
+    agent = make_agent(UniformCreditReward(make_env(4, stochastic_steps=[1])), clip_range=1e-4)
+    before = weights(agent)
+    agent.learn(4)
+    assert agent.log_probs_recomputed == 0
+    assert not torch.equal(weights(agent), before)
+    assert agent.policy.denoiser_evaluations == 4 * STEPS + 4
 
 
 def test_trains_with_coca_around_b2(folder: str) -> None:

@@ -85,7 +85,7 @@ def test_the_environment_takes_the_flows_sampler_by_itself(task):
     [
         ("emoji-64", "flow_sde", "expected sampler='ddim', which fits a DDIMScheduler"),
         (None, "ddim", "expected sampler='flow_sde', which fits a FlowMatchEuler"),
-        (None, "euler", "unknown sampler 'euler'; known: ddim, flow_sde"),
+        (None, "euler", "unknown sampler 'euler'; known: ddim, flow_cps, flow_sde"),
     ],
 )
 def test_a_sampler_that_does_not_fit(task, model, sampler, message):
@@ -120,3 +120,34 @@ def test_coca_around_b2_on_top(task):
     trained = outcome.step_mask.any(1)
     assert trained.any()
     torch.testing.assert_close(outcome.credit[trained].sum(1), torch.ones(int(trained.sum())))
+
+
+SAMPLERS = [
+    {"sampler": "flow_cps"},
+    {"sampler": "flow_cps", "stochastic_steps": [0, 2]},
+    {"stochastic_steps": [1]},
+]
+
+
+@pytest.mark.parametrize("options", SAMPLERS, ids=str)
+def test_other_samplers_are_played_shaped_and_recorded(task, options):
+    env = CoCAReward(make_vec(task, **options), windows=2)
+    base = env.unwrapped
+    expected = options.get("stochastic_steps", [0, 1, 2] if "sampler" in options else None)
+    assert base.schedule.stochastic.nonzero()[:, 0].tolist() == expected
+    assert base.config.stochastic_steps == (
+        tuple(options["stochastic_steps"]) if "stochastic_steps" in options else None
+    )
+    steps, episodes = play(env)
+    for action, step in steps:
+        assert torch.equal(action, step.mean) != step.stochastic
+    torch.testing.assert_close(hindsight(episodes, T).credit.sum(1), torch.ones(4))
+    check_vector_env(make_vec(task, **options))
+    single = gymnasium.make("DiffusionT2I-v0", **(task | options))
+    assert gymnasium.make(single.spec).unwrapped.schedule.window == base.schedule.window
+
+
+def test_branches_need_noise_in_their_own_steps(task):
+    with pytest.raises(InvalidInputError, match=r"last 2 steps: expected .*stochastic_steps"):
+        B2DiffuRLReward(make_vec(task, stochastic_steps=[0, 1]), branches=2, schedule=(2, 5))
+    B2DiffuRLReward(make_vec(task, stochastic_steps=[1, 2]), branches=2, schedule=(2, 5))
