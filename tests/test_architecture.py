@@ -57,10 +57,10 @@ ORDER = {
     ),
     "agents.common": (
         *("advantages", "sb3_vec_env", "arguments", "trees", "checkpoint_folder", "checkpoint"),
+        *("round_config", "episodes", "rollout", "figures", "surrogate", "image_algorithm"),
     ),
     "agents.ppo": (
-        *("config", "buffer", "rollout", "standardisation", "update", "figures", "ppo"),
-        "step_rewards",
+        *("config", "buffer", "rollout", "standardisation", "update", "ppo", "step_rewards"),
     ),
     "agents.evaluation": ("diversity", "image_metrics", "evaluation", "pictures"),
     "agents.runs": (

@@ -1,4 +1,4 @@
-"""What `DiffusionPPO` can be given, and why it refuses the rest."""
+"""What an agent can be given, and why it refuses the rest."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -48,15 +48,22 @@ class StockConfig(Checked):
     """Seed of everything that draws random numbers."""
 
 
-def refuse_meaningless(arguments: dict[str, Any]) -> None:
-    """Refuses arguments of PPO that mean nothing here.
+def refuse_meaningless(
+    arguments: Mapping[str, Any], owner: str, meaningless: Mapping[str, str]
+) -> None:
+    """Refuses arguments of Stable-Baselines3's PPO that mean nothing here.
+
+    Args:
+        arguments: What was given.
+        owner: Who takes them, for the message.
+        meaningless: The names that it refuses, and why.
 
     Raises:
         UnknownKeywordError: There is one; the message says why.
     """
     for name in arguments:
-        if name in MEANINGLESS:
-            raise UnknownKeywordError(f"DiffusionPPO has no {name!r}: {MEANINGLESS[name]}")
+        if name in meaningless:
+            raise UnknownKeywordError(f"{owner} has no {name!r}: {meaningless[name]}")
 
 
 def checked_device(env: SB3VecEnv, device: torch.device | str) -> torch.device:
@@ -77,7 +84,7 @@ def checked_device(env: SB3VecEnv, device: torch.device | str) -> torch.device:
 def check_env(
     env: SB3VecEnv, *, samples_per_prompt: int, batches_per_round: int, advantage: str
 ) -> None:
-    """Checks that groups of images fit into a batch and that there is something to train on.
+    """Checks that an environment has groups to compare, and steps with a density to train.
 
     Args:
         env: The environment.
@@ -86,8 +93,35 @@ def check_env(
         advantage: The baseline, "group" or "prompt".
 
     Raises:
-        InvalidInputError: They do not, or nothing could be learned: every step is deterministic,
-            or every image is compared with itself alone.
+        InvalidInputError: It has not: `check_groups`, or every step is deterministic.
+    """
+    check_groups(
+        env,
+        samples_per_prompt=samples_per_prompt,
+        batches_per_round=batches_per_round,
+        advantage=advantage,
+    )
+    reason = env.base_env.schedule.why_deterministic
+    if reason is not None:
+        raise InvalidInputError(
+            f"no step of this environment has noise ({reason}), so there is nothing to train on: "
+            "expected eta > 0 and at least 2 denoising steps"
+        )
+
+
+def check_groups(
+    env: SB3VecEnv, *, samples_per_prompt: int, batches_per_round: int, advantage: str
+) -> None:
+    """Checks that groups of images fit into a batch, and that they have something to compare.
+
+    Args:
+        env: The environment.
+        samples_per_prompt: Images of one prompt in a batch.
+        batches_per_round: Batches in a round, over which groups are formed.
+        advantage: The baseline, "group" or "prompt".
+
+    Raises:
+        InvalidInputError: They do not fit, or every image would be compared with itself alone.
     """
     if env.num_envs % samples_per_prompt:
         raise InvalidInputError(
@@ -100,12 +134,6 @@ def check_env(
                 "expected samples_per_prompt to be a multiple of B2DiffuRLReward's branches "
                 f"({shaping.branches}), which share their prompt, got {shown(samples_per_prompt)}"
             )
-    reason = env.base_env.schedule.why_deterministic
-    if reason is not None:
-        raise InvalidInputError(
-            f"no step of this environment has noise ({reason}), so there is nothing to train on: "
-            "expected eta > 0 and at least 2 denoising steps"
-        )
     prompts_differ = batches_per_round == 1 and len(env.base_env.prompts) >= env.num_envs
     if advantage == "group" and samples_per_prompt == 1 and prompts_differ:
         raise InvalidInputError(

@@ -45,7 +45,6 @@ class Resumable(Protocol):
         env: The environment that it trains on.
         policy: What it trains.
         model_spec: The model that it trains on.
-        advantage_estimator: Has a state.
         prompt_rng: Draws prompts.
         shuffle_generator: Shuffles minibatches.
     """
@@ -54,7 +53,6 @@ class Resumable(Protocol):
     env: Any
     policy: Any
     model_spec: ModelSpec
-    advantage_estimator: Any
     prompt_rng: Any
     shuffle_generator: Any
     _stats_window_size: int
@@ -63,6 +61,9 @@ class Resumable(Protocol):
 
     def constructor_arguments(self) -> dict[str, Any]:
         """What an agent like this one is built with, besides policy class, environment, device."""
+
+    def stateful_parts(self) -> dict[str, Stateful]:
+        """What else has a state, by name."""
 
 
 _Agent = TypeVar("_Agent", bound=Resumable)
@@ -113,7 +114,7 @@ def _state(agent: Resumable) -> dict[str, Any]:
         "counters": {name: getattr(agent, name) for name in agent.COUNTERS},
         "denoiser_evaluations": agent.policy.denoiser_evaluations,
         "gradient_scale": agent.policy.scaler.state_dict(),
-        "advantage_estimator": agent.advantage_estimator.state_dict(),
+        **{name: part.state_dict() for name, part in agent.stateful_parts().items()},
         "wrappers": [[type(w).__name__, w.state_dict()] for w in _stateful_wrappers(agent)],
         **{name: None if values is None else list(values) for name, values in buffers.items()},
         "env": {field.name: getattr(env, field.name) for field in dataclasses.fields(env)},
@@ -340,8 +341,7 @@ def _restore_stateful(agent: Resumable, state: dict[str, Any]) -> None:
         for wrapper, (name, saved) in zip(wrappers, state["wrappers"], strict=True)
     ]
     loaded.append(("gradient_scale", agent.policy.scaler, state["gradient_scale"]))
-    estimator = agent.advantage_estimator
-    loaded.append(("advantage_estimator", estimator, state["advantage_estimator"]))
+    loaded += [(name, part, state[name]) for name, part in agent.stateful_parts().items()]
     for name, target, saved in loaded:
         _check_kind(target.state_dict(), saved, name)
         target.load_state_dict(saved)

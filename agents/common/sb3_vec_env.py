@@ -18,8 +18,8 @@ from diffusion_gym.errors import InvalidInputError
 class SB3VecEnv(VecEnv):
     """Adapter from Gymnasium's vector API to Stable-Baselines3's, which is numpy throughout.
 
-    Stock algorithms and `evaluate_policy` see numpy arrays and a list of infos. `DiffusionPPO`
-    goes through to `vector_env`, so that its tensors never leave the device. Around this class,
+    Stock algorithms and `evaluate_policy` see numpy arrays and a list of infos. Our own agents
+    go through to `vector_env`, so that its tensors never leave the device. Around this class,
     `VecMonitor` writes the episodes' returns that stock algorithms log.
 
     `evaluate_policy` and `EvalCallback` follow the policy's means unless ``deterministic=False``:
@@ -121,7 +121,7 @@ class SB3VecEnv(VecEnv):
 
 
 def wrap_env(env: Any) -> SB3VecEnv:
-    """Adapts what a user hands to `DiffusionPPO`.
+    """Adapts what a user hands to one of our agents.
 
     Raises:
         InvalidInputError: It is no vector environment of torch tensors.
@@ -133,12 +133,12 @@ def wrap_env(env: Any) -> SB3VecEnv:
     else:
         kind = type(env.unwrapped if isinstance(env, gym.Env) else env).__name__
         raise InvalidInputError(
-            "DiffusionPPO trains on a batch of episodes: expected gymnasium.make_vec("
+            "agents train on a batch of episodes: expected gymnasium.make_vec("
             f"'DiffusionT2I-v0', num_envs=…, array_type='torch'), got a {kind}"
         )
     if wrapped.base_env.array_type != "torch":
         raise InvalidInputError(
-            "DiffusionPPO keeps its rollouts on the device: expected array_type='torch', "
+            "agents keep their rollouts on the device: expected array_type='torch', "
             f"got {wrapped.base_env.array_type!r}"
         )
     return wrapped

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from agents.files import atomic
+from agents.policy.lora import ADAPTER
 from agents.policy.unet_policy import UNetPolicy
 from diffusion_gym.errors import DiffusionGymError
 from diffusion_gym.models.denoiser import Denoiser, Denoiser3, DenoiserXL
@@ -25,7 +26,6 @@ PARTS: dict[type[Denoiser], str] = {
 """The name of a denoiser's network in its pipeline."""
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
-ADAPTER = "default"
 
 
 class ExportError(DiffusionGymError, RuntimeError):
@@ -76,7 +76,7 @@ def _save_adapters(denoiser: Denoiser, file: Path) -> None:
         f"{part}.target_modules": sorted(config.target_modules),
         f"{part}.rank_pattern": {},  # diffusers below 0.39 looks for it
     }
-    adapters = get_peft_model_state_dict(denoiser.network)
+    adapters = get_peft_model_state_dict(denoiser.network, adapter_name=ADAPTER)
     save_file(
         {f"{part}.{name}": tensor.contiguous() for name, tensor in adapters.items()},
         file,

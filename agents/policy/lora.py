@@ -21,6 +21,9 @@ JOINT_ATTENTION_LAYERS = (
 )
 """The same for SD3, whose attention has projections of the prompt as well."""
 
+ADAPTER = "default"
+"""The name that peft knows the adapters by which are trained."""
+
 LAYERS = (nn.Linear, nn.Conv2d)
 """The kinds of layers that can be adapted."""
 
@@ -72,10 +75,22 @@ def add_lora(denoiser: Denoiser, settings: LoraSettings) -> None:
     """
     network = denoiser.network
     _check_targets(network, settings.targets)
-    network.add_adapter(settings.config(network))
+    network.add_adapter(settings.config(network), ADAPTER)
     for parameter in network.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+
+
+def add_second_lora(denoiser: Denoiser, settings: LoraSettings, name: str) -> None:
+    """Adds frozen adapters beside those of `add_lora`, of the same values; those stay in use."""
+    network = denoiser.network
+    network.add_adapter(settings.config(network), name)
+    network.set_adapter(ADAPTER)
+    parameters = dict(network.named_parameters())
+    for own, parameter in parameters.items():
+        if parameter.requires_grad:
+            other = parameters[own.replace(f".{ADAPTER}.", f".{name}.")]
+            other.data = parameter.detach().clone()
 
 
 def _check_targets(network: nn.Module, targets: Sequence[str] | None) -> None:
@@ -105,6 +120,19 @@ def _layer_names(network: nn.Module) -> list[str]:
             head, _, last = name.rpartition(".")
             names.add(f"{head.rpartition('.')[2]}.{last}" if last.isdigit() else last)
     return sorted(names)
+
+
+@contextmanager
+def other_lora(denoiser: Denoiser, name: str) -> Iterator[None]:
+    """The denoiser with the adapters of `add_second_lora`, for the time of a ``with`` block.
+
+    Those that are trained are frozen meanwhile: what is computed with them here has no gradient.
+    """
+    denoiser.network.set_adapter(name)
+    try:
+        yield
+    finally:
+        denoiser.network.set_adapter(ADAPTER)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The policy: a denoiser of its own, read as a Gaussian over the next latent."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -100,7 +101,7 @@ class UNetPolicy(BasePolicy):
         # 1. The denoiser, of which all weights train, or adapters only.
         self.precision = Precision.of(model, self.config.autocast)
         self.lora = LoraSettings.of(self.config)
-        self.denoiser = self._new_denoiser()
+        self.denoiser = self.new_denoiser()
         self._reference: list[Denoiser] = []  # in a list, so that it is no submodule
         self.denoiser_evaluations = 0
 
@@ -119,7 +120,8 @@ class UNetPolicy(BasePolicy):
         """Classifier-free guidance scale."""
         return self.config.guidance
 
-    def _new_denoiser(self) -> Denoiser:
+    def new_denoiser(self) -> Denoiser:
+        """A denoiser as this policy's is before any training, which shares nothing with it."""
         if self.lora is None:
             denoiser = self.model.new_denoiser().requires_grad_(True)
         else:
@@ -153,7 +155,8 @@ class UNetPolicy(BasePolicy):
         Returns:
             Its mean and standard deviation, and the predicted clean latent.
         """
-        return self._transition(self.denoiser, latents, index, embedding)
+        output = self._output(self.denoiser, latents, self.schedule.timesteps[index], embedding)
+        return self.schedule.transition(output, latents, index)
 
     @torch.no_grad()
     def base_transition(
@@ -165,27 +168,61 @@ class UNetPolicy(BasePolicy):
         kept in the precision of frozen weights: in a half precision, its rounded weights are not
         exactly those that training started from.
         """
+        with self._base_denoiser() as denoiser:
+            output = self._output(denoiser, latents, self.schedule.timesteps[index], embedding)
+        return self.schedule.transition(output, latents, index)
+
+    def predicted_clean(
+        self, latents: Tensor, timesteps: Tensor, embedding: PromptEmbedding
+    ) -> Tensor:
+        """x̂0, ``[B, C, h, w]`` float32, of latents at any training timestep.
+
+        Args:
+            latents: x_t, ``[B, C, h, w]``.
+            timesteps: t of every row, ``[B]``; they need not be the sampler's.
+            embedding: Prompt embeddings of every row.
+        """
+        output = self._output(self.denoiser, latents, timesteps, embedding)
+        return self.schedule.clean_at(output, latents, timesteps)
+
+    @torch.no_grad()
+    def base_predicted_clean(
+        self, latents: Tensor, timesteps: Tensor, embedding: PromptEmbedding
+    ) -> Tensor:
+        """`predicted_clean` of the model before any training, as `base_transition` has it."""
+        with self._base_denoiser() as denoiser:
+            output = self._output(denoiser, latents, timesteps, embedding)
+        return self.schedule.clean_at(output, latents, timesteps)
+
+    @contextmanager
+    def _base_denoiser(self) -> Iterator[Denoiser]:
+        """The denoiser before any training, for the time of a ``with`` block."""
         if self.lora is not None:
             with without_lora(self.denoiser):
-                return self._transition(self.denoiser, latents, index, embedding)
+                yield self.denoiser
+            return
         if not self._reference:
             self._reference.append(self.model.new_denoiser(self.precision.frozen))
-        return self._transition(self._reference[0], latents, index, embedding)
+        yield self._reference[0]
 
-    def _transition(
-        self, denoiser: Denoiser, latents: Tensor, index: Tensor, embedding: PromptEmbedding
-    ) -> DenoisingStep:
+    def forget_base(self) -> None:
+        """Frees the second denoiser of `base_transition`, which is loaded again when needed."""
+        self._reference.clear()
+
+    def _output(
+        self, denoiser: Denoiser, latents: Tensor, timesteps: Tensor, embedding: PromptEmbedding
+    ) -> Tensor:
+        """What a denoiser predicts, guided and counted."""
         self.denoiser_evaluations += len(latents) * (1 if self.guidance == 1.0 else 2)
         with self.precision.autocast():
-            output = guided_prediction(
+            return guided_prediction(
                 denoiser,
                 latents,
-                self.schedule.timesteps[index],
+                timesteps,
                 embedding,
                 null_embedding=None if self.guidance == 1.0 else self.model.null_embedding,
                 guidance=self.guidance,
             )
-        return self.schedule.transition(output, latents, index)
 
     def log_prob(self, actions: Tensor, step: DenoisingStep) -> Tensor:
         """Log-probability of actions, ``[B]`` float32, reduced as the policy was told."""

@@ -1,10 +1,12 @@
 """One round of complete denoising trajectories."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from agents.common.episodes import Episodes, RoundBuffer
 
 
 class Minibatch(NamedTuple):
@@ -29,66 +31,46 @@ class Minibatch(NamedTuple):
     prompt_ids: Tensor
 
 
-@dataclass
-class Trajectories:
+@dataclass(kw_only=True)
+class Trajectories(Episodes):
     """B complete episodes of T steps.
 
     Attributes:
         latents: x_0 … x_T, ``[B, T+1, C, h, w]`` float32: each is stored once.
         log_probs: ``[B, T]``.
-        prompt_ids: ``[B]``; embeddings are looked up again, they would fill the memory.
-        returns: Return of each episode, ``[B]``.
-        valid: False where the reward could not be computed, ``[B]``.
         credit: Share of each step in the return, ``[B, T]``, each row summing to 1.
         step_weight: What the advantage is multiplied with in each step, P_i, ``[B, T]``.
         step_mask: Steps to train on, ``[B, T]``.
-        advantages: Advantage of each episode, ``[B]``.
-        extras: What wrappers measured of each episode, for the log, by name, ``[B]`` float32; NaN
-            where it was not measured.
     """
 
     latents: Tensor
     log_probs: Tensor
-    prompt_ids: Tensor
-    returns: Tensor
-    valid: Tensor
     credit: Tensor
     step_weight: Tensor
     step_mask: Tensor
-    advantages: Tensor
-    extras: dict[str, Tensor] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.latents)
 
 
-class TrajectoryBuffer:
+class TrajectoryBuffer(RoundBuffer[Trajectories]):
     """Collects trajectories batch by batch and hands out minibatches of steps."""
 
     def __init__(self) -> None:
-        self._batches: list[Trajectories] = []
-        self._merged: Trajectories | None = None
+        super().__init__()
         self._step_advantages: Tensor | None = None
 
     def reset(self) -> None:
         """Forgets everything."""
-        self._batches = []
-        self._merged = None
+        super().reset()
         self._step_advantages = None
 
-    def add(self, trajectories: Trajectories) -> None:
+    def add(self, batch: Trajectories) -> None:
         """Adds a batch of complete trajectories."""
-        self._batches.append(trajectories)
-        self._merged = None
+        super().add(batch)
         self._step_advantages = None
 
     @property
     def trajectories(self) -> Trajectories:
         """Everything that was added, as one batch."""
-        if self._merged is None:
-            self._merged = _joined(self._batches)
-            self._batches = [self._merged]
-        return self._merged
+        return self.episodes
 
     @property
     def step_advantages(self) -> Tensor:
@@ -134,15 +116,3 @@ class TrajectoryBuffer:
             advantages=self.step_advantages[rows, steps],
             prompt_ids=data.prompt_ids[rows],
         )
-
-
-def _joined(batches: list[Trajectories]) -> Trajectories:
-    """Several batches as one; an extra that a batch lacks is NaN there."""
-    names = [f.name for f in fields(Trajectories) if f.name != "extras"]
-    columns = {name: torch.cat([getattr(batch, name) for batch in batches]) for name in names}
-    extras = {}
-    for name in dict.fromkeys(name for batch in batches for name in batch.extras):
-        unknown = [torch.full_like(batch.returns, torch.nan) for batch in batches]
-        parts = [b.extras.get(name, nan) for b, nan in zip(batches, unknown, strict=True)]
-        extras[name] = torch.cat(parts)
-    return Trajectories(**columns, extras=extras)

@@ -1,51 +1,29 @@
 """PPO for denoising policies (DDPO, arXiv 2305.13301) as a Stable-Baselines3 algorithm."""
 
-import os
-import pickle
-import time
-import warnings
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from gymnasium.vector import VectorEnv
 from stable_baselines3 import PPO
-from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.utils import FloatSchedule
+from torch import Tensor
 
-from agents.common.advantages import AdvantageEstimator, make_estimator
-from agents.common.arguments import StockConfig, check_env, checked_device, refuse_meaningless
-from agents.common.checkpoint import resume_agent
-from agents.common.sb3_vec_env import SB3VecEnv, wrap_env
-from agents.policy import UNetPolicy
-from agents.policy.model_spec import ModelSpec, check_same_weights, load_spec, model_spec
-from agents.ppo.buffer import TrajectoryBuffer
+from agents.common.arguments import check_env
+from agents.common.image_algorithm import ImageAlgorithm, RewardFailureError
+from agents.common.round_config import RoundConfig
+from agents.common.sb3_vec_env import SB3VecEnv
+from agents.ppo.buffer import Trajectories, TrajectoryBuffer
 from agents.ppo.config import PPOConfig
-from agents.ppo.figures import rollout_figures, update_figures
-from agents.ppo.rollout import collect_batch, draw_prompts, finished_step
+from agents.ppo.rollout import collect_batch
 from agents.ppo.standardisation import StepStandardisation
 from agents.ppo.update import UpdateLog, ppo_loss
-from diffusion_gym.checks import checked, takes
-from diffusion_gym.envs import DiffusionT2IVectorEnv
-from diffusion_gym.errors import DiffusionGymError, InvalidInputError, first_line, shown
-from diffusion_gym.models import DiffusionModel, PromptEmbedding
-from diffusion_gym.schedules.base import Schedule
 
-MOST_FAILED_OF = 10
-"""Of so many images one may have no reward."""
-
-LOADING_ERRORS = (
-    *(OSError, TypeError, ValueError, KeyError, RuntimeError, EOFError, pickle.UnpicklingError),
-    AssertionError,  # Stable-Baselines3's, where the file is no zip archive
-)
+__all__ = ["DiffusionPPO", "RewardFailureError"]
 
 
-class RewardFailureError(DiffusionGymError, RuntimeError):
-    """The reward function failed on too many images of a round."""
-
-
-class DiffusionPPO(PPO):
+class DiffusionPPO(ImageAlgorithm, PPO):
     """Critic-free PPO over denoising steps, counted in images.
 
     `PPOConfig` says what a round is. Every counter that Stable-Baselines3 calls timesteps counts
@@ -68,117 +46,42 @@ class DiffusionPPO(PPO):
         InvalidInputError: An argument's value, or the environment, cannot work.
     """
 
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"UNetPolicy": UNetPolicy}
-    policy: UNetPolicy  # type: ignore[assignment]  # Stable-Baselines3 expects a critic in it
     rollout_buffer: TrajectoryBuffer  # type: ignore[assignment]  # whole episodes, no values
-    env: SB3VecEnv | None
     clip_range: FloatSchedule
 
-    stopping: bool = False
-    """Set at a round's start by a callback that ends `learn` before anything is drawn."""
+    config_class: ClassVar[type[RoundConfig]] = PPOConfig
+    log_fields: ClassVar[tuple[str, ...]] = UpdateLog._fields
 
     config: PPOConfig
     """What it was told about rounds, advantages and updates."""
 
-    advantage_estimator: AdvantageEstimator
-    """Compares each image with others of its prompt."""
-
-    prompt_rng: np.random.Generator
-    """Draws the rounds' prompts."""
-
-    shuffle_generator: torch.Generator
-    """Draws the order of the updates' pairs."""
-
-    model_spec: ModelSpec
-    """Which model and schedule it trains, to find them again without an environment."""
-
-    rounds: int
-    """Rounds so far."""
-
-    rounds_without_pairs: int
-    """Rounds in which nothing was left to train on."""
-
-    reward_queries: int
-    """Images scored in training so far."""
-
-    log_probs_recomputed: int
+    log_probs_recomputed: int = 0
     """Rounds whose log-probabilities were taken again, see `_log_probs_drifted`."""
 
-    seconds: float
-    """Time spent in `learn` so far, before a resumption included."""
+    COUNTERS: ClassVar[tuple[str, ...]] = (*ImageAlgorithm.COUNTERS, "log_probs_recomputed")
 
-    @takes(PPOConfig)
-    def __init__(
-        self,
-        policy: str | type[UNetPolicy] = "UNetPolicy",
-        env: Any = None,
-        *,
-        policy_kwargs: dict[str, Any] | None = None,
-        stats_window_size: int = 100,
-        tensorboard_log: str | None = None,
-        verbose: int = 0,
-        seed: int | None = None,
-        device: torch.device | str = "auto",
-        _init_setup_model: bool = True,
-        **config: Any,
-    ) -> None:
-        # 1. What was asked for, checked before Stable-Baselines3 sees it.
-        refuse_meaningless(config)
-        self.config = PPOConfig.from_options(config, type(self).__name__)
-        stock = StockConfig(policy_kwargs, stats_window_size, tensorboard_log, verbose, seed)
-        if env is not None:
-            env = wrap_env(env)
-            device = checked_device(env, device)
+    def _stock_arguments(self, num_envs: int) -> dict[str, Any]:
+        return {
+            "batch_size": 2048 * num_envs,  # of its own buffer, which is not ours
+            "clip_range": self.config.clip_range,
+            "normalize_advantage": False,
+            "gamma": 1.0,
+        }
 
-        # 2. Stable-Baselines3's own part of it.
-        super().__init__(
-            policy,  # type: ignore[arg-type]  # see above
+    def _check_env(self, env: SB3VecEnv) -> None:
+        check_env(
             env,
-            learning_rate=self.config.learning_rate,
-            n_epochs=self.config.n_epochs,
-            batch_size=2048 if env is None else 2048 * env.num_envs,  # ours is set below
-            clip_range=self.config.clip_range,
-            normalize_advantage=False,
-            gamma=1.0,
-            max_grad_norm=self.config.max_grad_norm,
-            policy_kwargs=None if stock.policy_kwargs is None else dict(stock.policy_kwargs),
-            stats_window_size=stock.stats_window_size,
-            tensorboard_log=stock.tensorboard_log,
-            verbose=stock.verbose,
-            seed=stock.seed,
-            device=device,
-            _init_setup_model=False,
+            samples_per_prompt=self.config.samples_per_prompt,
+            batches_per_round=self.config.batches_per_round,
+            advantage=self.config.advantage,
         )
-        self.batch_size = self.config.batch_size
 
-        # 3. Counters, all zero; then policy, buffer and estimator.
-        self.rounds = 0
-        self.rounds_without_pairs = 0
-        self.reward_queries = 0
-        self.log_probs_recomputed = 0
-        self.seconds = 0.0
-        self._counted_until = time.perf_counter()
-        self._due_iteration: int | None = None
-        self.model_spec = {}
-        if _init_setup_model:
-            self._setup_model()
+    def _new_buffer(self) -> TrajectoryBuffer:
+        return TrajectoryBuffer()
 
     def _setup_model(self) -> None:
-        if self.env is not None:
-            check_env(
-                self.env,
-                samples_per_prompt=self.config.samples_per_prompt,
-                batches_per_round=self.config.batches_per_round,
-                advantage=self.config.advantage,
-            )
-        self._setup_lr_schedule()
+        super()._setup_model()
         self.clip_range = FloatSchedule(self.clip_range)
-        self.rollout_buffer = TrajectoryBuffer()
-        self.advantage_estimator = make_estimator(
-            self.config.advantage,
-            buffer_size=self.config.statistics_buffer_size,
-            min_count=self.config.statistics_min_count,
-        )
         self.step_standardisation = (
             None
             if self.config.standardise_steps == "none"
@@ -188,236 +91,58 @@ class DiffusionPPO(PPO):
                 clip=self.config.advantage_clip,
             )
         )
-        model, schedule = self._model_and_schedule()
-        super().set_random_seed(self.seed)  # adapters start from random numbers
-        policy_class: Any = self.policy_class
-        self.policy = policy_class(
-            self.observation_space,
-            self.action_space,
-            self.lr_schedule,
-            model=model,
-            schedule=schedule,
-            **self.policy_kwargs,
-        )
-        self.set_random_seed(self.seed)
 
-    def _model_and_schedule(self) -> tuple[DiffusionModel, Schedule]:
-        """The environment's, or, for an agent loaded without one, those it was trained with."""
-        if self.env is None:
-            if not self.model_spec:
-                raise InvalidInputError(
-                    "expected an environment to train on, gymnasium.make_vec('DiffusionT2I-v0', "
-                    "num_envs=…, array_type='torch'), got none"
-                )
-            return load_spec(self.model_spec, self.device)
-        base = self.env.base_env
-        spec = model_spec(base)
-        if self.model_spec:
-            check_same_weights(self.model_spec, spec)
-        self.model_spec = spec
-        return base.model.share(), base.schedule  # the policy may outlive the environment
-
-    @property
-    def base_env(self) -> DiffusionT2IVectorEnv:
-        """The environment below every wrapper.
-
-        Raises:
-            InvalidInputError: The agent was loaded without one.
-        """
-        if self.env is None:
-            raise InvalidInputError("expected an agent with an environment, got one without")
-        return self.env.base_env
-
-    def _setup_learn(self, *arguments: Any, **options: Any) -> tuple[int, BaseCallback]:
-        self.stopping = False
-        self._counted_until = time.perf_counter()
-        return super()._setup_learn(*arguments, **options)
-
-    def set_random_seed(self, seed: int | None = None) -> None:
-        """Seeds python, numpy, torch, the environment, and the agent's own generators."""
-        super().set_random_seed(seed)
-        self.prompt_rng = np.random.default_rng(seed)
-        self.shuffle_generator = torch.Generator()
-        for offset, generator in enumerate((self.shuffle_generator, self.policy.generator)):
-            if seed is None:
-                generator.seed()
-            else:
-                generator.manual_seed(seed + offset)
-
-    def collect_rollouts(
-        self, env: Any, callback: BaseCallback, rollout_buffer: Any, n_rollout_steps: int
-    ) -> bool:
-        """Draws one round of images; False where a callback asked to stop.
-
-        What Stable-Baselines3's callbacks know as a step is a batch of images here: `on_step` is
-        called when one is drawn and counted. A round that is stopped is not trained on.
-        """
-        del rollout_buffer, n_rollout_steps  # ours holds whole episodes
-
-        # 1. Between two rounds: here callbacks save, evaluate, or end the training.
-        self.policy.set_training_mode(False)
-        self.rollout_buffer.reset()
-        callback.on_rollout_start()
-        if self.stopping:
-            return False
-
-        # 2. Batches of whole episodes, in groups of images that share their prompt.
-        start = time.perf_counter()
-        for _ in range(self.config.batches_per_round):
-            prompt_ids = draw_prompts(
-                self.prompt_rng,
-                len(env.base_env.prompts),
-                env.num_envs,
-                self.config.samples_per_prompt,
-            )
-            batch, last_infos = collect_batch(self.policy, env.vector_env, prompt_ids)
-            self.rollout_buffer.add(batch)
-            self.num_timesteps += len(batch)
-            self.reward_queries += len(batch)
-            spent = self.seconds + time.perf_counter() - self._counted_until
-            callback.update_locals(locals() | finished_step(batch, last_infos, spent))
-            if not callback.on_step():
-                return False
-
-        # 3. What each episode, and each of its steps, is worth beside the others.
-        self._assign_advantages()
-        self._record_rollout(time.perf_counter() - start)
-        callback.update_locals(locals())
-        callback.on_rollout_end()
-        return True
+    def _collect_batch(
+        self, env: VectorEnv[Any, Any, Any], prompt_ids: npt.NDArray[np.int64]
+    ) -> tuple[Trajectories, dict[str, Any]]:
+        return collect_batch(self.policy, env, prompt_ids)
 
     def _assign_advantages(self) -> None:
-        """Fills in the advantages of episodes whose wrapper brought none of its own."""
-        data = self.rollout_buffer.trajectories
-        failed, images = int((~data.valid).sum()), len(data)
-        if failed * MOST_FAILED_OF > images:
-            raise RewardFailureError(
-                f"the reward could not be computed for {failed} of this round's {images} images; "
-                f"expected at most {images // MOST_FAILED_OF}, one in {MOST_FAILED_OF}. The "
-                "warnings before say why"
-            )
-        # A: a wrapper's, or else this agent's own estimate.
-        own = data.valid & data.advantages.isnan()
-        ids, returns = data.prompt_ids[own].cpu().numpy(), data.returns[own].cpu().numpy()
-        estimated = torch.as_tensor(self.advantage_estimator.update(ids, returns))
-        data.advantages[own] = estimated.to(data.advantages)
-        bound = self.config.advantage_clip
-        data.advantages.nan_to_num_(0.0).clamp_(-bound, bound)
-        if not data.advantages.any():
-            warnings.warn(
-                f"no image of this round was better or worse than others of its prompt (rewards "
-                f"from {returns.min(initial=np.inf):g} to {returns.max(initial=-np.inf):g}), so "
-                "there was nothing to learn from it",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-        # A P_i of single steps, brought to one scale.
+        """Also brings those of single steps, A P_i, to one scale."""
+        super()._assign_advantages()
         if self.step_standardisation is not None:
             standardised = self.step_standardisation(
                 self.rollout_buffer.step_advantages,
-                data.prompt_ids,
+                self.rollout_buffer.trajectories.prompt_ids,
                 self.rollout_buffer.trained(self.policy.schedule.stochastic),
             )
             self.rollout_buffer.step_advantages = standardised.advantages
             self.logger.record("rollout/wrong_signs", standardised.wrong_signs)
 
     def _record_rollout(self, seconds: float) -> None:
-        data = self.rollout_buffer.trajectories
-        assert self.ep_info_buffer is not None
-        steps, returns = data.log_probs.shape[1], data.returns[data.valid].tolist()
-        self.ep_info_buffer.extend({"r": r, "l": steps, "t": seconds} for r in returns)
-        for name, value in rollout_figures(data).items():
-            self.logger.record(name, value)
-        self.logger.record("time/rollout_seconds", seconds)
+        super()._record_rollout(seconds)
+        for step, share in enumerate(self.rollout_buffer.trajectories.credit.mean(0).tolist()):
+            self.logger.record(f"credit/step_{step:02d}", share)
 
     def train(self) -> None:
         """Updates the policy on the round in the buffer."""
-        start = time.perf_counter()
+        super().train()
 
-        # 1. Rate and clip range, which may be schedules of the remaining progress.
-        self._update_learning_rate(self.policy.optimizer)
-        clip_range = self.clip_range(self._current_progress_remaining)
+    def _pairs(self) -> Tensor:
+        return self.rollout_buffer.pairs(self.policy.schedule.stochastic, self.shuffle_generator)
 
-        # 2. Passes over all pairs of an image and a step, in a fresh order each.
-        logs: list[UpdateLog] = []
-        gradient_norms: list[torch.Tensor] = []
-        stochastic = self.policy.schedule.stochastic
-        for _ in range(self.n_epochs):
-            pairs = self.rollout_buffer.pairs(stochastic, self.shuffle_generator)
-            for update in torch.tensor_split(pairs, self.config.updates_per_round):
-                if len(update):
-                    gradient_norms.append(self._update(update, clip_range, logs))
+    def _loss(self, pairs: Tensor, *, first: bool) -> tuple[Tensor, UpdateLog]:
+        loss, log = self._ppo_loss(pairs)
+        if first and self._log_probs_drifted(log):
+            loss, log = self._ppo_loss(pairs)
+        return loss, log
 
-        # 3. Counters and logs; a round without pairs, as B² may have, counts as well.
-        self.rounds += 1
-        self.rounds_without_pairs += not logs
-        self._n_updates += len(gradient_norms)
-        self._record_update(logs, gradient_norms, clip_range, time.perf_counter() - start)
-        if self._due_iteration is not None:
-            super().dump_logs(self._due_iteration)
-            self._due_iteration = None
-
-    def _record_update(
-        self,
-        logs: list[UpdateLog],
-        gradient_norms: list[torch.Tensor],
-        clip_range: float,
-        seconds: float,
-    ) -> None:
-        now = time.perf_counter()
-        self.seconds += now - self._counted_until
-        self._counted_until = now
-        images = len(self.rollout_buffer.trajectories)
-        rollout_seconds = self.logger.name_to_value["time/rollout_seconds"]
-        figures = update_figures(logs, gradient_norms) | {
-            "train/clip_range": clip_range,
-            "train/gradient_scale": self.policy.scaler.get_scale(),
-            "train/log_probs_recomputed": self.log_probs_recomputed,
-            "train/n_updates": self._n_updates,
-            "count/rounds": self.rounds,
-            "count/rounds_without_pairs": self.rounds_without_pairs,
-            "count/reward_queries": self.reward_queries,
-            "count/denoiser_evaluations": self.policy.denoiser_evaluations,
-            "time/update_seconds": seconds,
-            "time/seconds": self.seconds,
-            "time/images_per_second": images / (seconds + rollout_seconds),
-        }
-        for name, value in figures.items():
-            self.logger.record(name, value)
-
-    def dump_logs(self, iteration: int = 0) -> None:
-        """Defers the log of a round until its update, so that both stand in one row."""
-        self._due_iteration = iteration
-
-    def _update(
-        self, pairs: torch.Tensor, clip_range: float, logs: list[UpdateLog]
-    ) -> torch.Tensor:
-        """One optimiser step over some pairs, in as many passes as memory asks for."""
-        optimizer, scaler = self.policy.optimizer, self.policy.scaler
-        optimizer.zero_grad(set_to_none=True)
-        for chunk in pairs.split(self.batch_size):
-            loss, log = self._loss(chunk, clip_range)
-            if not logs and self._log_probs_drifted(log, clip_range):
-                loss, log = self._loss(chunk, clip_range)
-            scaler.scale(loss * (len(chunk) / len(pairs))).backward()
-            logs.append(log)
-        scaler.unscale_(optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(
-            self.policy.trainable_parameters(), self.max_grad_norm
-        )
-        scaler.step(optimizer)  # not where a float16 gradient overflowed: then the scale is halved
-        scaler.update()
-        return norm
-
-    def _loss(self, pairs: torch.Tensor, clip_range: float) -> tuple[torch.Tensor, UpdateLog]:
+    def _ppo_loss(self, pairs: Tensor) -> tuple[Tensor, UpdateLog]:
         batch = self.rollout_buffer.minibatch(pairs)
-        embedding = self._embedding(batch.prompt_ids)
         return ppo_loss(
-            self.policy, batch, embedding, clip_range=clip_range, kl_coef=self.config.kl_coef
+            self.policy,
+            batch,
+            self._embedding(batch.prompt_ids),
+            clip_range=self._current_clip_range,
+            kl_coef=self.config.kl_coef,
         )
+
+    @property
+    def _current_clip_range(self) -> float:
+        return self.clip_range(self._current_progress_remaining)
 
     @torch.no_grad()
-    def _log_probs_drifted(self, first: UpdateLog, clip_range: float) -> bool:
+    def _log_probs_drifted(self, first: UpdateLog) -> bool:
         """Before the first update the ratio must be 1; where it is not, mends it.
 
         Rollout and update see other batch shapes, and kernels may round differently for them.
@@ -428,7 +153,7 @@ class DiffusionPPO(PPO):
             Whether they were.
         """
         deviation = first.ratio_deviation.item()
-        drifted = deviation > clip_range / 10
+        drifted = deviation > self._current_clip_range / 10
         if drifted:
             log_probs = self.rollout_buffer.trajectories.log_probs.view(-1)
             trained = self.rollout_buffer.trained(self.policy.schedule.stochastic).flatten()
@@ -438,79 +163,17 @@ class DiffusionPPO(PPO):
         self.logger.record("train/initial_ratio_deviation", deviation)
         return drifted
 
-    def _log_prob(self, pairs: torch.Tensor) -> torch.Tensor:
+    def _log_prob(self, pairs: Tensor) -> Tensor:
         batch = self.rollout_buffer.minibatch(pairs)
         step = self.policy.transition(batch.latents, batch.steps, self._embedding(batch.prompt_ids))
         return self.policy.log_prob(batch.next_latents, step)
 
-    def _embedding(self, prompt_ids: torch.Tensor) -> PromptEmbedding:
-        return self.base_env.prompt_embedding(prompt_ids)
-
-    def _excluded_save_params(self) -> list[str]:
-        generators = ["prompt_rng", "shuffle_generator"]
-        own = [*generators, "advantage_estimator", "_last_obs", "ep_info_buffer", "stopping"]
-        return [*super()._excluded_save_params(), *own]
-
-    @staticmethod
-    def _wrap_env(env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> SB3VecEnv:
-        del verbose, monitor_wrapper
-        return wrap_env(env)
-
-    @classmethod
-    def load(cls, path: Any, *arguments: Any, **options: Any) -> "DiffusionPPO":
-        """Loads what ``save`` wrote, as Stable-Baselines3 does; without ``env`` to predict only.
-
-        Such files hold pickles, which may run any code when they are loaded: load only your own.
-        Checkpoints (`resume`, `agents.common.load_policy`) hold none.
-
-        Raises:
-            InvalidInputError: The file is damaged, or no agent of this kind.
-        """
-        if isinstance(path, str | os.PathLike):
-            path = checked("path", path, str)
-        try:
-            return super().load(path, *arguments, **options)
-        except DiffusionGymError:
-            raise
-        except LOADING_ERRORS as error:
-            raise InvalidInputError(
-                f"cannot load an agent from {shown(path)}: expected a file that DiffusionPPO.save "
-                f"wrote, got {type(error).__name__}: {first_line(error)}"
-            ) from error
-
-    COUNTERS: ClassVar[tuple[str, ...]] = (
-        *("num_timesteps", "_total_timesteps", "_num_timesteps_at_start", "_episode_num"),
-        *("_current_progress_remaining", "_n_updates", "rounds", "rounds_without_pairs"),
-        *("reward_queries", "log_probs_recomputed", "seconds"),
-    )
-    """Numbers that training changes, for checkpoints."""
-
-    def constructor_arguments(self) -> dict[str, Any]:
-        """What builds an agent like this one, besides policy class, environment and device."""
-        names = ("policy_kwargs", "tensorboard_log", "verbose", "seed")
-        own = {name: getattr(self, name) for name in names}
-        return {**vars(self.config), **own, "stats_window_size": self._stats_window_size}
-
-    @classmethod
-    def resume(
-        cls,
-        folder: str | Path,
-        env: Any,
-        policy: str | type[UNetPolicy] = "UNetPolicy",
-        **functions: Any,
-    ) -> "DiffusionPPO":
-        """Continues from a checkpoint folder, bit for bit as if it had never stopped.
-
-        On a GPU that takes ``torch.use_deterministic_algorithms(True)`` in both runs: attention
-        otherwise adds up its gradients in no fixed order.
-
-        Args:
-            folder: A folder written by `agents.common.save_checkpoint`.
-            env: An environment made as the first one was, with the same wrappers.
-            policy: The policy's class, as the agent was built with.
-            **functions: Arguments that were functions, such as ``learning_rate=schedule``.
-
-        Raises:
-            InvalidInputError: The checkpoint is damaged, or does not fit the environment.
-        """
-        return resume_agent(cls, folder, env, policy_class=policy, functions=functions)
+    def _own_figures(self) -> dict[str, float]:
+        recorded = self.logger.name_to_value  # every round has the same columns
+        return {
+            "train/clip_range": self._current_clip_range,
+            "train/initial_ratio_deviation": recorded.get(
+                "train/initial_ratio_deviation", float("nan")
+            ),
+            "train/log_probs_recomputed": self.log_probs_recomputed,
+        }

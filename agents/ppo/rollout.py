@@ -1,4 +1,4 @@
-"""Drawing one batch of complete episodes with a policy."""
+"""Drawing one batch of complete trajectories with a policy."""
 
 from typing import Any
 
@@ -8,26 +8,10 @@ import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor
 
-from agents.common.sb3_vec_env import row_infos
+from agents.common.rollout import measured, play
 from agents.policy import UNetPolicy
 from agents.ppo.buffer import Trajectories
-from diffusion_gym.envs.infos import FinishedEpisodes, finished_episodes, to_numpy
-from diffusion_gym.wrappers.hindsight import PROTOCOL_KEYS, hindsight
-
-
-def draw_prompts(
-    rng: np.random.Generator, num_prompts: int, num_images: int, samples_per_prompt: int
-) -> npt.NDArray[np.int64]:
-    """Chooses prompts for a batch, each for ``samples_per_prompt`` consecutive rows.
-
-    Prompts differ within the batch where there are enough of them.
-
-    Returns:
-        Prompt ids, ``[num_images]``.
-    """
-    groups = num_images // samples_per_prompt
-    chosen = rng.choice(num_prompts, groups, replace=groups > num_prompts)
-    return np.repeat(chosen, samples_per_prompt)
+from diffusion_gym.wrappers.hindsight import hindsight
 
 
 def collect_batch(
@@ -49,70 +33,35 @@ def collect_batch(
         The trajectories, with NaN where the advantage is still to be estimated, and the infos of
         the last step.
     """
-    observation, infos = env.reset(options={"prompt_ids": prompt_ids})
-    base: Any = env.unwrapped
-    base.next_prompt_ids = prompt_ids  # autoreset encodes no others in vain
-    num_steps = base.schedule.num_steps
     latents: list[Tensor] = []
     log_probs: list[Tensor] = []
-    actions = rewards = observation["latent"]
-    for _ in range(num_steps):
+
+    def act(observation: dict[str, Tensor], infos: dict[str, Any]) -> tuple[Tensor, Tensor]:
         actions, log_prob, predicted_clean = _act(policy, observation, infos)
         latents.append(observation["latent"])
         log_probs.append(log_prob)
-        base.report(predicted_clean)
-        observation, rewards, _, _, infos = env.step(actions)
-    latents.append(actions)
-    episodes = finished_episodes(infos)
-    outcome = hindsight(episodes, num_steps)
+        return actions, predicted_clean
+
+    played = play(env, prompt_ids, act)
+    latents.append(played.latents)
+    outcome = hindsight(played.episodes, len(log_probs))
     trajectories = Trajectories(
         latents=torch.stack(latents, 1),
         log_probs=torch.stack(log_probs, 1),
-        prompt_ids=episodes.prompt_id,
-        returns=rewards,
-        valid=episodes.reward_valid,
+        prompt_ids=played.episodes.prompt_id,
+        returns=played.returns,
+        valid=played.episodes.reward_valid,
         credit=outcome.credit,
         step_weight=outcome.step_weight,
         step_mask=outcome.step_mask,
         advantages=(
-            torch.full_like(rewards, torch.nan) if outcome.advantage is None else outcome.advantage
+            torch.full_like(played.returns, torch.nan)
+            if outcome.advantage is None
+            else outcome.advantage
         ),
-        extras=_measured(episodes),
+        extras=measured(played.episodes),
     )
-    return trajectories, infos
-
-
-def finished_step(
-    trajectories: Trajectories, infos: dict[str, Any], seconds: float
-) -> dict[str, Any]:
-    """A finished batch as what Stable-Baselines3's callbacks find in their ``locals``.
-
-    Args:
-        trajectories: The batch.
-        infos: Of its last step.
-        seconds: Time since the training's start.
-
-    Returns:
-        ``rewards`` ``[B]``, ``dones`` ``[B]``, all true, and ``infos``, a list with a dictionary a
-        row that has the ``episode`` which their `Monitor` writes.
-    """
-    rewards = to_numpy(trajectories.returns)
-    dones = np.ones(len(rewards), dtype=bool)
-    rows = row_infos(to_numpy(infos), dones, truncated=~dones)
-    length = trajectories.log_probs.shape[1]
-    for row, reward in zip(rows, rewards.tolist(), strict=True):
-        row["episode"] = {"r": reward, "l": length, "t": seconds}
-    return {"rewards": rewards, "dones": dones, "infos": rows}
-
-
-def _measured(episodes: FinishedEpisodes) -> dict[str, Tensor]:
-    """The numbers ``[B]`` float32 that wrappers wrote beside the protocol; NaN where they lack."""
-    measured = {}
-    for key, value in episodes.extras.items():
-        if key in PROTOCOL_KEYS or not isinstance(value, Tensor) or value.ndim != 1:
-            continue
-        measured[key] = value.float().masked_fill(~episodes.has(key), torch.nan)
-    return measured
+    return trajectories, played.infos
 
 
 def _act(

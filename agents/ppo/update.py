@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from agents.common.surrogate import clipped_losses
 from agents.policy import UNetPolicy
 from agents.ppo.buffer import Minibatch
 from diffusion_gym.models import PromptEmbedding
@@ -72,8 +73,7 @@ def clipped_surrogate(ratio: Tensor, advantages: Tensor, clip_range: float) -> T
         advantages: A, ``[N]``.
         clip_range: ε.
     """
-    clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
-    return torch.maximum(-advantages * ratio, -advantages * clipped).mean()
+    return clipped_losses(ratio, advantages, clip_range).mean()
 
 
 def gaussian_kl(step: DenoisingStep, other: DenoisingStep) -> Tensor:

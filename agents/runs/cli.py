@@ -111,7 +111,15 @@ def _default(item: dataclasses.Field[Any]) -> Any:
 
 
 def explanations(kind: type[Any]) -> dict[str, str]:
-    """The texts below the fields of a dataclass, by the fields' names."""
+    """The texts below the fields of a dataclass and its bases, by the fields' names."""
+    texts: dict[str, str] = {}
+    for part in reversed(kind.__mro__):
+        if dataclasses.is_dataclass(part):
+            texts |= _own_explanations(part)
+    return texts
+
+
+def _own_explanations(kind: type[Any]) -> dict[str, str]:
     (definition,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
     assert isinstance(definition, ast.ClassDef)
     return {
