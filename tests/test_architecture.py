@@ -50,10 +50,12 @@ ORDER = {
         *("reward_history", "b2", "coca"),
     ),
     "agents": (
-        *("files", "policy", "common", "ppo", "evaluation", "runs", "train", "sample", "evaluate"),
+        *("files", "policy", "common", "ppo", "nft", "evaluation", "runs", "train", "sample"),
+        "evaluate",
     ),
     "agents.policy": (
-        *("config", "optimizers", "precision", "lora", "unet_policy", "export", "model_spec"),
+        *("config", "optimizers", "precision", "lora", "unet_policy", "second_weights", "export"),
+        "model_spec",
     ),
     "agents.common": (
         *("advantages", "sb3_vec_env", "arguments", "trees", "checkpoint_folder", "checkpoint"),
@@ -62,6 +64,7 @@ ORDER = {
     "agents.ppo": (
         *("config", "buffer", "rollout", "standardisation", "update", "ppo", "step_rewards"),
     ),
+    "agents.nft": ("config", "buffer", "losses", "rollout", "nft"),
     "agents.evaluation": ("diversity", "image_metrics", "evaluation", "pictures"),
     "agents.runs": (
         *("presets", "methods", "recommended", "settings", "record", "run_folder", "builders"),

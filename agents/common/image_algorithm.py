@@ -232,6 +232,11 @@ class ImageAlgorithm(OnPolicyAlgorithm):
     # ------------------------------------------------------------------------- building
 
     def _setup_model(self) -> None:
+        if not isinstance(self.config, self.config_class):
+            raise InvalidInputError(  # loaded from another agent's file
+                f"expected an agent with a {self.config_class.__name__}, got one with a "
+                f"{type(self.config).__name__}"
+            )
         if self.env is not None:
             self._check_env(self.env)
         self._setup_lr_schedule()

@@ -1,5 +1,6 @@
 """Low-rank adapters on a denoiser's attention (LoRA, arXiv 2106.09685), by peft."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -84,7 +85,9 @@ def add_lora(denoiser: Denoiser, settings: LoraSettings) -> None:
 def add_second_lora(denoiser: Denoiser, settings: LoraSettings, name: str) -> None:
     """Adds frozen adapters beside those of `add_lora`, of the same values; those stay in use."""
     network = denoiser.network
-    network.add_adapter(settings.config(network), name)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Already found a `peft_config`")  # which is the point
+        network.add_adapter(settings.config(network), name)
     network.set_adapter(ADAPTER)
     parameters = dict(network.named_parameters())
     for own, parameter in parameters.items():
