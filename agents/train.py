@@ -1,10 +1,11 @@
-"""Fine-tunes a text-to-image model with PPO: ``python -m agents.train``."""
+"""Fine-tunes a text-to-image model by reinforcement: ``python -m agents.train``."""
 
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agents.runs import cli
+from agents.runs.algorithms import ALGORITHMS
 from agents.runs.methods import METHODS
 from agents.runs.presets import preset_names
 from agents.runs.run_folder import RunFolder
@@ -24,6 +25,9 @@ class Choice(Checked):
 
     resume: str | None = None
     """Folder of the run to continue, which keeps its settings."""
+
+    algorithm: str | None = None
+    """The agent."""
 
     preset: str | None = None
     """Published recipe."""
@@ -48,9 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Screen()
     if choice.resume is None:
         return Training(read_settings(given), console).run()
-    named = [
-        name for name in ("preset", "model", "reward", "shaping", "device") if vars(choice)[name]
-    ]
+    named = [name for name, value in vars(choice).items() if value and name != "resume"]
     if named or others:
         flags = [f"--{name}" for name in named] + [word for word in others if word[:2] == "--"]
         raise InvalidInputError(
@@ -68,23 +70,30 @@ def read_settings(arguments: Sequence[str]) -> TrainSettings:
         SystemExit: After ``--help``, or an option that cannot be read.
         InvalidInputError: A name is unknown.
     """
-    choice, _ = cli.parse_known(Choice, arguments)
+    choice, others = cli.parse_known(Choice, arguments)
     about = {name: value for name, value in vars(choice).items() if value is not None}
     about.pop("resume", None)
+    default = TrainSettings.of(**about)
+    for word in others:
+        if word.startswith("--"):
+            name = word[2:].partition("=")[0].replace("-", "_")
+            TrainSettings.check_belongs(name, default.run.algorithm)
     return cli.parse(
         TrainSettings,
         arguments,
         command=COMMAND,
         description=_description(),
-        default=TrainSettings.of(**about),
+        default=default,
     )
 
 
 def _description() -> str:
     return (
-        "Fine-tunes a text-to-image model with PPO. The defaults below are those for the model, "
-        "the reward, the shaping and the preset that are named before --help. "
+        "Fine-tunes a text-to-image model by reinforcement. The options and defaults below are "
+        "those for the algorithm, the model, the reward, the shaping and the preset that are named "
+        "before --help. "
         "--resume RUN, alone, continues the run in a folder.\n\n"
+        f"Algorithms: {', '.join(ALGORITHMS)}.\n\n"
         f"Presets: {', '.join(preset_names())}.\n\n"
         f"Shapings: {', '.join(METHODS)}.\n\n"
         f"Rewards: {', '.join(reward_names())}."

@@ -67,7 +67,16 @@ ORDER = {
     "agents.nft": ("config", "buffer", "losses", "rollout", "nft"),
     "agents.evaluation": ("diversity", "image_metrics", "evaluation", "pictures"),
     "agents.runs": (
-        *("presets", "methods", "recommended", "settings", "record", "run_folder", "builders"),
+        *(
+            "presets",
+            "algorithms",
+            "methods",
+            "recommended",
+            "settings",
+            "record",
+            "run_folder",
+            "builders",
+        ),
         *("screen", "tensorboard", "callbacks", "live", "report", "training", "cli"),
     ),
     "agents.runs.presets": (),

@@ -175,7 +175,7 @@ def meant(text: str) -> list[Any]:
     meanings: list[Any] = [text, tuple(word.strip() for word in text.split(","))]
     if text.lower() == "none":
         meanings.append(None)
-    for read in (int, float, json.loads):
+    for read in (int, float, json.loads, lambda text: json.loads(f"[{text}]")):
         try:
             meanings.append(read(text))
         except (ValueError, RecursionError):

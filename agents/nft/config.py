@@ -29,16 +29,13 @@ class NFTConfig(RoundConfig):
     learning_rate: RateOrSchedule = 1e-4
     """AdamW's rate."""
 
-    updates_per_round: Count = 1
-    """Optimiser steps per epoch of a round."""
-
     loss: Literal["nft", "awm"] = "nft"
     """DiffusionNFT's loss of mixed predictions, or advantage-weighted matching: PPO's ratio of
     denoising errors."""
 
-    timesteps_per_image: Count = 9
+    timesteps_per_image: Count | None = None
     """Noise levels at which each image is trained in an epoch, all different, with fresh noise
-    each."""
+    each; by default 4, or as many as the sampler has steps."""
 
     timesteps: Literal["sampler", "training"] = "sampler"
     """Where they are drawn from, uniformly: the timesteps that images are drawn with, as released,

@@ -21,6 +21,9 @@ from agents.nft.rollout import check_unshaped, collect_images
 from agents.policy.second_weights import SecondWeights
 from diffusion_gym.errors import InvalidInputError
 
+USUAL_TIMESTEPS = 4
+"""Noise levels at which an image is trained in an epoch, unless told."""
+
 
 class DiffusionNFT(ImageAlgorithm):
     """Reinforcement learning on the forward process: final images, noise, and no likelihood.
@@ -105,10 +108,10 @@ class DiffusionNFT(ImageAlgorithm):
                 "expected reference_coef=0, or LoRA (lora_rank), whose base model costs nothing, "
                 f"got reference_coef={config.reference_coef:g}"
             )
-        if config.timesteps_per_image > len(self._timesteps):
+        if self._per_image > len(self._timesteps):
             raise InvalidInputError(
                 f"expected timesteps_per_image of at most {len(self._timesteps)}, the number of "
-                f"{config.timesteps} timesteps, got {config.timesteps_per_image}"
+                f"{config.timesteps} timesteps, got {self._per_image}"
             )
         self.old = SecondWeights(policy)
 
@@ -118,6 +121,12 @@ class DiffusionNFT(ImageAlgorithm):
         schedule = self.policy.schedule
         sampler = self.config.timesteps == "sampler"
         return schedule.timesteps if sampler else schedule.training_timesteps
+
+    @property
+    def _per_image(self) -> int:
+        """Noise levels at which an image is trained in an epoch."""
+        own = self.config.timesteps_per_image
+        return min(USUAL_TIMESTEPS, self.policy.schedule.num_steps) if own is None else own
 
     def _collect_batch(
         self, env: VectorEnv[Any, Any, Any], prompt_ids: npt.NDArray[np.int64]
@@ -132,7 +141,7 @@ class DiffusionNFT(ImageAlgorithm):
 
     def _pairs(self) -> Tensor:
         return self.rollout_buffer.pairs(
-            len(self._timesteps), self.config.timesteps_per_image, self.shuffle_generator
+            len(self._timesteps), self._per_image, self.shuffle_generator
         )
 
     def _loss(self, pairs: Tensor, *, first: bool) -> tuple[Tensor, ForwardLog]:

@@ -11,10 +11,11 @@ from gymnasium.vector import VectorEnv
 import diffusion_gym  # noqa: F401  (registers the environment)
 from agents.common.checkpoint import load_policy as load_checkpoint_policy
 from agents.common.checkpoint_folder import checkpoints_in
+from agents.common.image_algorithm import ImageAlgorithm
 from agents.evaluation import Evaluation, ImageMetrics, evaluate
 from agents.files import atomic
 from agents.policy import UNetPolicy
-from agents.ppo import DiffusionPPO
+from agents.runs.algorithms import ALGORITHMS
 from agents.runs.run_folder import RunFolder
 from agents.runs.settings import TrainSettings
 from diffusion_gym.emoji64 import emoji64_folder
@@ -68,14 +69,14 @@ def base_env(env: Env) -> DiffusionT2IVectorEnv:
     return base
 
 
-def make_agent(settings: TrainSettings, env: Env) -> DiffusionPPO:
+def make_agent(settings: TrainSettings, env: Env) -> ImageAlgorithm:
     """A new agent."""
-    return DiffusionPPO(
+    return ALGORITHMS[settings.run.algorithm].agent(
         "UNetPolicy",
         env,
         seed=settings.run.seed,
         policy_kwargs=dataclasses.asdict(settings.policy),
-        **dataclasses.asdict(settings.ppo),
+        **dataclasses.asdict(settings.agent),
     )
 
 

@@ -11,8 +11,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from agents.common.checkpoint import save_checkpoint
 from agents.common.checkpoint_folder import prune_checkpoints
+from agents.common.image_algorithm import ImageAlgorithm
 from agents.evaluation.evaluation import Evaluation
-from agents.ppo import DiffusionPPO
 from agents.runs.tensorboard import TensorBoard
 
 
@@ -30,7 +30,7 @@ class Checkpoints(BaseCallback):
         saved_round: The round of the checkpoint that the agent was resumed from.
     """
 
-    model: DiffusionPPO
+    model: ImageAlgorithm
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class Evaluations(BaseCallback):
         board: Told of every evaluation.
     """
 
-    model: DiffusionPPO
+    model: ImageAlgorithm
 
     def __init__(
         self, measure: Callable[[], Evaluation], *, every: int, board: TensorBoard
@@ -116,7 +116,7 @@ class StopOnSignal(BaseCallback):
         announce: Told what happens, in words.
     """
 
-    model: DiffusionPPO
+    model: ImageAlgorithm
 
     def __init__(self, checkpoints: Checkpoints, announce: Callable[[str], None]) -> None:
         super().__init__()

@@ -85,11 +85,12 @@ def _fields(info: tyro.constructors.StructTypeInfo) -> StructConstructorSpec | N
     """Options of a dataclass: named, explained, bounded and read as its fields say."""
     if not dataclasses.is_dataclass(info.type):
         return None
-    hints = typing.get_type_hints(info.type, include_extras=True)
-    explained = explanations(info.type)
     given = info.default if isinstance(info.default, info.type) else None
+    kind = info.type if given is None else type(given)  # which may have more than its base
+    hints = typing.get_type_hints(kind, include_extras=True)
+    explained = explanations(kind)
     return StructConstructorSpec(
-        instantiate=info.type,
+        instantiate=kind,
         fields=tuple(
             StructFieldSpec(
                 name=item.name,
@@ -97,7 +98,7 @@ def _fields(info: tyro.constructors.StructTypeInfo) -> StructConstructorSpec | N
                 default=_default(item) if given is None else getattr(given, item.name),
                 helptext=explained.get(item.name),
             )
-            for item in dataclasses.fields(info.type)
+            for item in dataclasses.fields(kind)
         ),
     )
 

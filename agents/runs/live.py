@@ -1,6 +1,7 @@
 """What a person sees while a run is under way."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console, Group
@@ -11,6 +12,16 @@ from stable_baselines3.common.logger import KVWriter
 
 BARS = "▁▂▃▄▅▆▇█"
 TREND_LENGTH = 40
+
+SHOWN: Mapping[str, tuple[str, str]] = {
+    "train/clip_fraction": ("clipped", "{:.0%} of steps"),
+    "train/approx_kl": ("KL per update", "{:.2e}"),
+    "train/old_deviation": ("moved in the round", "{:.2e}"),
+    "train/gradient_norm": ("gradient norm", "{:.3f}"),
+    "time/images_per_second": ("speed", "{:.1f} images/s"),
+    "count/denoiser_evaluations": ("denoiser evaluations", "{:,}"),
+}
+"""Figures of a round, of those that the agent has: how they are called and written."""
 
 
 class LiveView(KVWriter):
@@ -59,27 +70,29 @@ class LiveView(KVWriter):
         else:
             self.console.print(
                 f"round {key_values['count/rounds']:4d}  {step:6d} images  "
-                f"reward {self.rewards[-1]:.4f}  clipped {key_values['train/clip_fraction']:.2f}  "
+                f"reward {self.rewards[-1]:.4f}  {_clipped(key_values)}"
                 f"{key_values['time/images_per_second']:.1f} images/s",
                 highlight=False,
             )
 
     def _table(self, values: dict[str, Any]) -> Table:
         table = Table.grid(padding=(0, 2))
-        rows = [
-            ("reward", f"{self.rewards[-1]:.4f}   {sparkline(self.rewards[-TREND_LENGTH:])}"),
-            ("clipped", f"{values['train/clip_fraction']:.0%} of steps"),
-            ("KL per update", f"{values['train/approx_kl']:.2e}"),
-            ("gradient norm", f"{values['train/gradient_norm']:.3f}"),
-            ("speed", f"{values['time/images_per_second']:.1f} images/s"),
-            ("denoiser evaluations", f"{values['count/denoiser_evaluations']:,}"),
-        ]
-        for name, value in rows:
-            table.add_row(f"[dim]{name}", value)
+        trend = sparkline(self.rewards[-TREND_LENGTH:])
+        table.add_row("[dim]reward", f"{self.rewards[-1]:.4f}   {trend}")
+        for name, (label, form) in SHOWN.items():
+            value = values.get(name)
+            if value is not None and not math.isnan(value):
+                table.add_row(f"[dim]{label}", form.format(value))
         return table
 
     def close(self) -> None:
         """The view ends with its ``with`` block."""
+
+
+def _clipped(values: dict[str, Any]) -> str:
+    """The share of clipped ratios in a line, where the loss has ratios."""
+    share = values.get("train/clip_fraction", math.nan)
+    return "" if math.isnan(share) else f"clipped {share:.2f}  "
 
 
 def sparkline(values: list[float]) -> str:

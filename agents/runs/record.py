@@ -50,7 +50,8 @@ def check_same(recorded: dict[str, Any], now: dict[str, Any]) -> None:
     """
     now = json.loads(json.dumps(now))  # as the other was read from a file
     try:
-        was, is_now = recorded["settings"], now["settings"]
+        # What there was no setting for yet was as that setting's default has it.
+        was, is_now = TrainSettings().flat() | recorded["settings"], now["settings"]
         differ = [
             f"{name} ({shown(was[name])}, now {shown(value)})"
             for name, value in is_now.items()

@@ -145,7 +145,8 @@ def write_report(
         reward,
         run.curve_file,
     )
-    credit_per_step(run.mean_credit(), run.credit_file)
+    if credit := run.mean_credit():
+        credit_per_step(credit, run.credit_file)
     summary = summarise(run, before, after, reward, seconds)
     write_json(run.summary_file, summary)
     title = f"{len(before.prompts)} {where} prompts x {before.rewards.shape[1]} images, same noise"

@@ -132,7 +132,7 @@ class RunFolder:
 
     @property
     def checkpoint(self) -> Path:
-        """The newest checkpoint, for `DiffusionPPO.resume` and `load_policy`."""
+        """The newest checkpoint, for the agent's ``resume`` and `load_policy`."""
         return latest_checkpoint(self.checkpoints)
 
     def summary(self) -> dict[str, Any]:
@@ -218,7 +218,10 @@ class RunFolder:
             yield
 
     def mean_credit(self) -> list[float]:
-        """Each denoising step's share of the return, ``[T]``, a mean over the rounds."""
+        """Each denoising step's share of the return, a mean over the rounds.
+
+        ``[T]``; empty where the agent does not train the steps.
+        """
         rows = self.metrics()
         names = sorted(name for name in rows[0] if name.startswith(CREDIT))
         return [sum(row[name] for row in rows) / len(rows) for name in names]
@@ -303,7 +306,8 @@ def _new_folder(settings: TrainSettings) -> Path:
     reward = settings.env.reward
     name = reward if isinstance(reward, str) else "+".join(reward or ())
     shaping = "" if settings.shaping.shaping == "sparse" else f"-{settings.shaping.shaping}"
-    stem = f"{name}{shaping}-seed{settings.run.seed}"
+    algorithm = "" if settings.run.algorithm == "ppo" else f"-{settings.run.algorithm}"
+    stem = f"{name}{algorithm}{shaping}-seed{settings.run.seed}"
     for number in itertools.count(1):
         path = RUNS / (stem if number == 1 else f"{stem}-{number}")
         try:

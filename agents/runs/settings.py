@@ -6,19 +6,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from agents.common.round_config import RoundConfig
 from agents.policy.config import PolicyConfig
 from agents.ppo.config import PPOConfig
+from agents.runs.algorithms import ALGORITHMS, AlgorithmName
 from agents.runs.methods import RunLength, ShapingConfig
 from agents.runs.presets import load_preset
 from agents.runs.recommended import recommended
 from diffusion_gym.checks import Checked, Count, CountOrNone, Positive, Seed
 from diffusion_gym.envs import EnvConfig
-from diffusion_gym.errors import unknown_name
+from diffusion_gym.errors import InvalidInputError, unknown_name
+from diffusion_gym.models.embedded import EMOJI64
 
 
 @dataclass(frozen=True)
 class RunConfig(Checked):
-    """How long a run is, and what it leaves behind."""
+    """What a run trains with, how long it is, and what it leaves behind."""
+
+    algorithm: AlgorithmName = "ppo"
+    """Agent: PPO on the denoising steps (ppo), or DiffusionNFT on the forward process (nft)."""
 
     preset: str | None = None
     """Published recipe, or the path of a .toml file like theirs; options given beside it override
@@ -68,7 +74,8 @@ class EvaluationConfig(Checked):
 class TrainSettings:
     """One training run; every field of every part is an option of ``python -m agents.train``.
 
-    `of` fills in what is recommended; the parts' own defaults fit no model in particular.
+    Which options the agent has depends on the algorithm. `of` fills in what is recommended; the
+    parts' own defaults fit no model in particular.
     """
 
     run: RunConfig = field(default_factory=RunConfig)
@@ -80,7 +87,7 @@ class TrainSettings:
     shaping: ShapingConfig = field(default_factory=ShapingConfig)
     """How the return of an episode becomes advantages of its steps."""
 
-    ppo: PPOConfig = field(default_factory=PPOConfig)
+    agent: RoundConfig = field(default_factory=PPOConfig)
     """Rounds, advantages and updates."""
 
     policy: PolicyConfig = field(default_factory=PolicyConfig)
@@ -103,17 +110,22 @@ class TrainSettings:
         """
         recipe: dict[str, Any] = {}
         if options.get("preset") is not None:
-            recipe = load_preset(options["preset"], cls.kinds())
+            every = {k: v for name in ALGORITHMS for k, v in cls.kinds(name).items()}
+            recipe = load_preset(options["preset"], every)
         if "reward" in options:
             recipe.pop("reward_options", None)  # they are another reward's
         chosen = recipe | options
         about = ("model", "reward", "shaping", "device")
+        model = chosen.get("model", EnvConfig.model)
         defaults = recommended(
-            **(
-                {"model": EnvConfig.model}
-                | {name: chosen[name] for name in about if name in chosen}
-            )
+            **({"model": model} | {name: chosen[name] for name in about if name in chosen})
         )
+        algorithm = _algorithm(chosen)
+        if algorithm != "ppo":  # of what is recommended for PPO, what is not PPO's own
+            own = ALGORITHMS[algorithm]
+            known = cls.kinds(algorithm)
+            defaults = {name: value for name, value in defaults.items() if name in known}
+            defaults |= own.embedded if model == EMOJI64 else own.checkpoint
         return cls.from_flat(defaults | chosen)
 
     @classmethod
@@ -121,55 +133,93 @@ class TrainSettings:
         """The settings with these values by the names of all parts' fields; `flat` turned round.
 
         Raises:
-            InvalidInputError: A name is unknown, or a value is of another type or outside its
-                range.
+            InvalidInputError: A name is unknown or another algorithm's, or a value is of another
+                type or outside its range.
         """
-        homes = {name: part for part, kind in cls.parts().items() for name in _names(kind)}
-        values: dict[str, dict[str, Any]] = {part: {} for part in cls.parts()}
+        algorithm = _algorithm(options)
+        kinds = cls.parts(algorithm)
+        homes = {name: part for part, kind in kinds.items() for name in _names(kind)}
+        values: dict[str, dict[str, Any]] = {part: {} for part in kinds}
         for name, value in options.items():
+            cls.check_belongs(name, algorithm)
             if name not in homes:
                 raise unknown_name("setting", name, homes)
             values[homes[name]][name] = value
-        parts: dict[str, Any] = {part: kind(**values[part]) for part, kind in cls.parts().items()}
+        parts: dict[str, Any] = {part: kind(**values[part]) for part, kind in kinds.items()}
         return cls(**parts)
+
+    @classmethod
+    def check_belongs(cls, name: str, algorithm: AlgorithmName) -> None:
+        """Refuses an option that only other algorithms have.
+
+        Raises:
+            InvalidInputError: It is one.
+        """
+        if name in cls.kinds(algorithm):
+            return
+        others = [other for other in ALGORITHMS if name in cls.kinds(other)]
+        if others:
+            raise InvalidInputError(
+                f"{name} belongs to the algorithm {' or '.join(others)}: expected none with "
+                f"algorithm={algorithm!r}"
+            )
 
     def flat(self) -> dict[str, Any]:
         """All values by the names of the fields, as JSON has them."""
         return {
             name: value
-            for part in self.parts()
+            for part in self.parts(self.run.algorithm)
             for name, value in dataclasses.asdict(getattr(self, part)).items()
         }
 
     @classmethod
-    def parts(cls) -> dict[str, type[Checked]]:
+    def parts(cls, algorithm: AlgorithmName = "ppo") -> dict[str, type[Checked]]:
         """The dataclasses that the settings are composed of, by the names of their fields."""
-        hints = typing.get_type_hints(cls)
+        hints = typing.get_type_hints(cls) | {"agent": ALGORITHMS[algorithm].config}
         return {part.name: hints[part.name] for part in dataclasses.fields(cls)}
 
     @classmethod
-    def kinds(cls) -> dict[str, Any]:
+    def kinds(cls, algorithm: AlgorithmName = "ppo") -> dict[str, Any]:
         """The type of every setting by its name."""
         return {
             name: kind
-            for part in cls.parts().values()
+            for part in cls.parts(algorithm).values()
             for name, kind in typing.get_type_hints(part, include_extras=True).items()
         }
 
     def differences(self, others: "TrainSettings") -> list[str]:
         """Names of the settings that others have another value of; None stands for any value."""
         own, theirs = self.flat(), others.flat()
-        return [name for name in own if own[name] not in (None, theirs[name])]
+        return [name for name in own if own[name] not in (None, theirs.get(name))]
+
+    @property
+    def ppo(self) -> PPOConfig:
+        """The agent's options, of a run with PPO.
+
+        Raises:
+            InvalidInputError: It is with another algorithm.
+        """
+        if not isinstance(self.agent, PPOConfig):
+            raise InvalidInputError(
+                f"expected the settings of a run with PPO, got {self.run.algorithm!r}"
+            )
+        return self.agent
 
     @property
     def rounds(self) -> int:
         """Rounds of the whole run."""
-        return -(-self.run.images // (self.run.num_envs * self.ppo.batches_per_round))
+        return -(-self.run.images // (self.run.num_envs * self.agent.batches_per_round))
 
     @property
     def length(self) -> RunLength:
         """How long the run is, for the shapings."""
-        return RunLength(self.rounds, self.ppo.batches_per_round)
+        return RunLength(self.rounds, self.agent.batches_per_round)
+
+
+def _algorithm(options: Mapping[str, Any]) -> AlgorithmName:
+    """The algorithm that options name."""
+    name: AlgorithmName = RunConfig(algorithm=options.get("algorithm", "ppo")).algorithm
+    return name
 
 
 def _names(kind: type[Checked]) -> list[str]:

@@ -8,9 +8,10 @@ from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.logger import KVWriter, Logger
 
 from agents.common.checkpoint_folder import checkpoints_in
+from agents.common.image_algorithm import ImageAlgorithm
 from agents.evaluation import Evaluation
 from agents.policy import UNetPolicy, export
-from agents.ppo import DiffusionPPO
+from agents.runs.algorithms import ALGORITHMS
 from agents.runs.builders import (
     base_env,
     base_policy,
@@ -46,7 +47,7 @@ class Training:
     settings: TrainSettings
     """The run's settings, with the model's own defaults filled in."""
 
-    agent: DiffusionPPO
+    agent: ImageAlgorithm
     """What is trained."""
 
     run_folder: RunFolder
@@ -83,7 +84,8 @@ class Training:
         has_before = run is not None and run.before_file.is_file()
         self._base_evaluation = load_evaluation(run) if run and has_before else None
         if run and checkpoints:
-            self.agent = DiffusionPPO.resume(checkpoints[-1], self.env)
+            kind = ALGORITHMS[settings.run.algorithm].agent
+            self.agent = kind.resume(checkpoints[-1], self.env)
             if self.agent.num_timesteps >= settings.run.images and not run.metrics():
                 raise InvalidInputError(
                     f"expected the rounds of a run that has ended in {run.metrics_file}, found "
