@@ -43,6 +43,8 @@ ROWS_OF_TABLE = {
     "base_copy": "second denoiser",
     "other_networks": "autoencoder, text encoders",
     "trajectories": "trajectories",
+    "old_weights": "nft: old weights",
+    "final_latents": "nft: final latents",
     "first_pair": "pass of the first pair",
     "next_pair": "every further pair",
     "rollout": f"drawing {ROWS} images",
@@ -84,6 +86,8 @@ compares with a GPU). In GB of 10^9 bytes.
 - Always there: the denoiser's weights; gradients; states of the optimiser; where all weights train,
   the frozen second denoiser that divergences to the base model are measured with; autoencoder and
   text encoders; the trajectories of {IMAGES} images of {STEPS} steps.
+- DiffusionNFT (`--algorithm nft`) has old weights in the place of the second denoiser, and keeps
+  the images' final latents alone in the place of trajectories; its passes are not guided.
 - On top, one at a time: a forward and backward pass of the first (image, step) pair, guided, and
   of every further one; drawing {ROWS} guided images; decoding images (512 x 512: 4 at once).
 - The last columns say how many pairs (`batch_size`) fit into a card of which {USABLE:.0%} are used.

@@ -1,6 +1,7 @@
 """What one way to train takes in memory, counted and traced on fake tensors."""
 
 import contextlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -86,6 +87,8 @@ class Needs:
         base_copy: The frozen second denoiser that divergences to the base model are measured with.
         other_networks: Autoencoder and text encoders.
         trajectories: Latents of one round.
+        old_weights: What DiffusionNFT draws with, in the place of the second denoiser.
+        final_latents: What it keeps of one round, in the place of the trajectories.
         first_pair: What a forward and backward pass of one guided pair needs on top.
         next_pair: What every further pair adds.
         rollout: What drawing needs on top, without gradients.
@@ -99,6 +102,8 @@ class Needs:
     base_copy: int
     other_networks: int
     trajectories: int
+    old_weights: int
+    final_latents: int
     first_pair: int
     next_pair: int
     rollout: int
@@ -106,7 +111,7 @@ class Needs:
 
     @property
     def always(self) -> int:
-        """What is there all the time."""
+        """What is there all the time, for PPO."""
         parts = (self.denoiser, self.gradients, self.optimizer, self.base_copy)
         return sum(parts) + self.other_networks + self.trajectories
 
@@ -135,7 +140,7 @@ def needs(size: ModelSize, training: Training) -> Needs:
         rollout = traced_rollout(size, denoiser, precision)
         decoding = traced_decoding(size, vae, precision)
     count = sum(p.numel() for p in denoiser.parameters() if p.requires_grad)
-    channels, height, width = size.latent_shape
+    final_latents = IMAGES * math.prod(size.latent_shape) * 4
     return Needs(
         denoiser=parameter_bytes(denoiser),
         trained=count,
@@ -143,7 +148,9 @@ def needs(size: ModelSize, training: Training) -> Needs:
         optimizer=round(count * OPTIMIZER_BYTES[training.optimizer]),
         base_copy=0 if training.lora_rank else parameter_bytes(base),
         other_networks=sum(parameter_bytes(network) for network in other_networks),
-        trajectories=IMAGES * (STEPS + 1) * channels * height * width * 4,
+        trajectories=(STEPS + 1) * final_latents,
+        old_weights=parameter_bytes(denoiser, trained=True),
+        final_latents=final_latents,
         first_pair=first,
         next_pair=(other - first) // (TRACED[1] - TRACED[0]),
         rollout=rollout,

@@ -17,6 +17,7 @@ from sized_checkpoints import save_checkpoint_of
 
 import diffusion_gym  # noqa: F401
 from agents.common.checkpoint import save_checkpoint
+from agents.nft import DiffusionNFT
 from agents.policy.export import export
 from agents.ppo import DiffusionPPO
 from benchmarks.memory.estimate import Training, measured_update, needs
@@ -63,6 +64,19 @@ class Setting:
             seed=0,
         )
 
+    def forward_agent(self) -> DiffusionNFT:
+        return DiffusionNFT(
+            "UNetPolicy",
+            self.env(),
+            samples_per_prompt=2,
+            timesteps_per_image=2,
+            batch_size=4,
+            learning_rate=1e-3,
+            reference_coef=1e-4,
+            policy_kwargs=POLICY | {"guidance": 1.0, "gradient_checkpointing": True},
+            seed=0,
+        )
+
 
 @pytest.fixture(
     scope="module",
@@ -92,7 +106,7 @@ def say(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
     return print_now
 
 
-def adapters(agent: DiffusionPPO) -> torch.Tensor:
+def adapters(agent: DiffusionPPO | DiffusionNFT) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in agent.policy.trainable_parameters()])
 
 
@@ -158,6 +172,17 @@ def test_a_resumed_run_equals_the_uninterrupted_one(setting: Setting, tmp_path: 
     resumed.learn(4, reset_num_timesteps=False)
     assert torch.equal(adapters(resumed), adapters(whole))
     assert resumed.rounds == whole.rounds == 2
+
+
+def test_a_resumed_run_on_the_forward_process_equals_the_uninterrupted_one(
+    setting: Setting, tmp_path: Path
+) -> None:
+    whole = setting.forward_agent().learn(8)
+    folder = save_checkpoint(setting.forward_agent().learn(4), tmp_path / "round-000001")
+    resumed = DiffusionNFT.resume(folder, setting.env())
+    resumed.learn(4, reset_num_timesteps=False)
+    assert torch.equal(adapters(resumed), adapters(whole))
+    assert adapters(resumed).isfinite().all()
 
 
 @torch.no_grad()

@@ -363,3 +363,25 @@ def test_a_saved_agent_is_loaded_with_both_its_weights(kind: Any, tmp_path: Path
         assert loaded.config == agent.config
     with pytest.raises(DiffusionGymError, match="expected an agent with a PPOConfig, got one with"):
         DiffusionPPO.load(tmp_path / "agent.zip", env=make_env())
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {"autocast": "bfloat16"},
+        {"autocast": "bfloat16", "lora_rank": 2},
+        {"gradient_checkpointing": True},
+        {"gradient_checkpointing": True, "lora_rank": 2},
+    ],
+    ids=str,
+)
+def test_ways_to_save_memory(kind: dict[str, Any]) -> None:
+    """Checkpointing computes the activations anew, with the weights that are trained."""
+    agent = make_nft(policy_kwargs=kind, reference_coef=1e-2 if "lora_rank" in kind else 0.0)
+    agent.learn(8)
+    assert weights(agent).dtype == old_weights(agent).dtype == torch.float32
+    assert weights(agent).isfinite().all()
+    if "gradient_checkpointing" in kind:
+        plain = {name: value for name, value in kind.items() if name == "lora_rank"}
+        other = make_nft(policy_kwargs=plain, reference_coef=agent.config.reference_coef).learn(8)
+        torch.testing.assert_close(weights(agent), weights(other), rtol=1e-4, atol=1e-6)

@@ -349,3 +349,14 @@ def test_differences_name_what_was_asked_for_and_is_otherwise() -> None:
     recorded = TrainSettings.of(num_inference_steps=10, sampler="ddim", seed=1)
     assert TrainSettings.of(seed=1).differences(recorded) == []
     assert TrainSettings.of(seed=2, sampler="flow_sde").differences(recorded) == ["seed", "sampler"]
+
+
+def test_steps_with_noise_are_named_on_the_command_line() -> None:
+    settings = train.read_settings(["--stochastic-steps", "0, 3,1"])
+    assert settings.env.stochastic_steps == (0, 3, 1)
+    assert train.read_settings([]).env.stochastic_steps is None
+    assert base_env(
+        make_env(TrainSettings.of(stochastic_steps=[3, 1]))
+    ).config.stochastic_steps == (*(1, 3),)
+    with pytest.raises(InvalidInputError, match="to be a list of whole numbers or None, got"):
+        TrainSettings.of(stochastic_steps=["one"])
