@@ -37,13 +37,14 @@ def disturb(policy: UNetPolicy) -> None:
             parameter += 0.01 * torch.randn(parameter.shape, generator=generator)
 
 
+@pytest.mark.parametrize("sampler", ["flow_sde", "flow_cps"])
 @pytest.mark.parametrize("kind", KINDS, ids=str)
-def test_ratio_is_exactly_one(kind: dict[str, Any], folder: str) -> None:
-    env = flow_env(folder)
+def test_ratio_is_exactly_one(kind: dict[str, Any], sampler: str, folder: str) -> None:
+    env = flow_env(folder, sampler=sampler)
     policy = make_agent(env, policy_kwargs=kind).policy
     disturb(policy)
     observation, _ = env.reset(seed=0)
-    for _ in range(STEPS):
+    for _ in range(int(policy.schedule.stochastic.sum())):  # the last of flow_cps has no density
         old = policy.act(observation)
         log_prob = policy.log_prob(old.actions, policy.transition(*policy.conditions(observation)))
         assert log_prob.requires_grad
