@@ -135,10 +135,6 @@ class DiffusionNFT(ImageAlgorithm):
         with self.old.in_place():
             return collect_images(self.policy, env, prompt_ids)
 
-    def train(self) -> None:
-        """Updates the policy on the round in the buffer, then moves the old weights."""
-        super().train()
-
     def _pairs(self) -> Tensor:
         return self.rollout_buffer.pairs(
             len(self._timesteps), self._per_image, self.shuffle_generator

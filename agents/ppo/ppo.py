@@ -114,10 +114,6 @@ class DiffusionPPO(ImageAlgorithm, PPO):
         for step, share in enumerate(self.rollout_buffer.trajectories.credit.mean(0).tolist()):
             self.logger.record(f"credit/step_{step:02d}", share)
 
-    def train(self) -> None:
-        """Updates the policy on the round in the buffer."""
-        super().train()
-
     def _pairs(self) -> Tensor:
         return self.rollout_buffer.pairs(self.policy.schedule.stochastic, self.shuffle_generator)
 
