@@ -79,6 +79,7 @@ ENV_FIELDS: Mapping[str, Field] = {
     "num_inference_steps": Field(lambda env: env.schedule.num_steps, {"None": 10, **STEPS}),
     "sampler": Field(lambda env: env.schedule.sampler, {"None": "ddim"}),
     "eta": Field(lambda env: env.schedule.eta, {"None": 1.0, "0": 0.0, "1": 1.0}),
+    "stochastic_steps": Field(config_of("stochastic_steps"), {"None": None}),
     "device": Field(config_of("device")),
     "dtype": Field(config_of("dtype")),
     "render_mode": Field(lambda env: env.render_mode, {"None": None}),
