@@ -111,9 +111,9 @@ def test_a_checkpoint_without_them_is_refused(tmp_path: Any) -> None:
         forged = tmp_path / "round-000002"
         checkpoint.state["old"] = wrong
         write_checkpoint(checkpoint, forged)
-        with pytest.raises(InvalidInputError, match="old|these do not fit"):
+        with pytest.raises(InvalidInputError, match=r"old|these do not fit"):
             DiffusionNFT.resume(forged, make_env(eta=0.0))
     del checkpoint.state["old"]
     write_checkpoint(checkpoint, tmp_path / "round-000003")
-    with pytest.raises(InvalidInputError, match="state of the training.*KeyError"):
+    with pytest.raises(InvalidInputError, match=r"state of the training.*KeyError"):
         DiffusionNFT.resume(tmp_path / "round-000003", make_env(eta=0.0))
