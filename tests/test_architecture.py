@@ -45,7 +45,7 @@ ORDER = {
     ),
     "diffusion_gym.wrappers": (
         *("hindsight", "base_env", "shaping", "credit", "sparse", "uniform"),
-        *("reward_history", "b2", "coca"),
+        *("noise_aware", "reward_history", "b2", "coca"),
     ),
     "agents": (
         *("files", "policy", "common", "ppo", "evaluation", "runs", "train", "sample", "evaluate"),
@@ -66,7 +66,9 @@ ORDER = {
         *("screen", "tensorboard", "callbacks", "live", "report", "training", "cli"),
     ),
     "agents.runs.presets": (),
-    "benchmarks": ("bare_loop", "versus_bare_loop", "memory", "emoji64", "shaping"),
+    "benchmarks": (
+        *("bare_loop", "versus_bare_loop", "memory", "emoji64", "step_signal", "shaping"),
+    ),
     "benchmarks.memory": ("tracing", "networks", "estimate", "__main__"),
     "benchmarks.emoji64": (
         *("icons", "sprites", "scenes", "captions", "composer", "networks", "sampler"),
@@ -75,7 +77,11 @@ ORDER = {
         "__main__",
     ),
     "benchmarks.shaping": (
-        *("protocol", "seeds", "runs", "search", "results", "curves", "report", "__main__"),
+        *("controls", "protocol", "seeds", "runs", "search", "results", "comparison"),
+        *("curves", "report", "__main__"),
+    ),
+    "benchmarks.step_signal": (
+        *("moments", "weightings", "gradients", "report", "picture", "__main__"),
     ),
 }
 HEAVY = {"diffusers", "transformers"}

@@ -154,7 +154,7 @@ class Training:
         return evaluation
 
     def _train(self, board: TensorBoard) -> bool:
-        """Trains to the end; False where somebody asked to stop before."""
+        """Trains to the end, or to the drift allowed; False where somebody asked to stop before."""
         images = self.settings.run.images
         remaining = images - self.agent.num_timesteps
         if remaining <= 0:
@@ -173,6 +173,7 @@ class Training:
             lambda: self._measure(self.agent.policy),
             every=self.settings.evaluation.eval_every,
             board=board,
+            max_kl=self.settings.evaluation.max_kl,
         )
 
         # 2. The rounds, seen on the screen, in metrics.csv and in TensorBoard.
@@ -185,7 +186,13 @@ class Training:
                 callback=CallbackList([checkpoints, stop, evaluations]),
                 reset_num_timesteps=not self.resumed,
             )
-        return self.agent.num_timesteps >= images
+        if evaluations.drifted is not None:
+            say(
+                self.console,
+                f"ended after {self.agent.num_timesteps:,} images: the KL divergence to the base "
+                f"model is {evaluations.drifted:.3f}, above {self.settings.evaluation.max_kl:g}",
+            )
+        return self.agent.num_timesteps >= images or evaluations.drifted is not None
 
     def _evaluate(self, policy: UNetPolicy) -> Evaluation:
         with self.console.status(f"drawing images of the {self.where} prompts"):
