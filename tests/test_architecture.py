@@ -81,7 +81,7 @@ ORDER = {
         *("curves", "report", "__main__"),
     ),
     "benchmarks.step_signal": (
-        *("moments", "weightings", "gradients", "report", "picture", "__main__"),
+        *("moments", "weightings", "gradients", "report", "picture", "samplers", "__main__"),
     ),
 }
 HEAVY = {"diffusers", "transformers"}

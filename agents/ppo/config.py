@@ -46,6 +46,10 @@ class PPOConfig(Checked):
     clip_range: RateOrSchedule = 2e-3
     """PPO's ε, on the ratio of the log-probabilities as the policy reduces them."""
 
+    clip_by_noise: bool = False
+    """Scale ε in every step by the noise of its gradient, g_i / median g: a given change of the
+    denoiser's output moves the log-probability of step i by that much."""
+
     advantage: Literal["group", "prompt"] = "group"
     """Baseline: over the round's images of a prompt, or DDPO's running statistics per prompt."""
 

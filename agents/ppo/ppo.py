@@ -413,8 +413,21 @@ class DiffusionPPO(PPO):
         batch = self.rollout_buffer.minibatch(pairs)
         embedding = self._embedding(batch.prompt_ids)
         return ppo_loss(
-            self.policy, batch, embedding, clip_range=clip_range, kl_coef=self.config.kl_coef
+            self.policy,
+            batch,
+            embedding,
+            clip_range=self._step_clip(clip_range)[batch.steps],
+            kl_coef=self.config.kl_coef,
         )
+
+    def _step_clip(self, clip_range: float) -> torch.Tensor:
+        """ε of every step, ``[T]``."""
+        schedule = self.policy.schedule
+        relative = torch.ones_like(schedule.std)
+        if self.config.clip_by_noise:
+            scale = schedule.gradient_scale
+            relative = scale / scale[schedule.stochastic].median()
+        return clip_range * relative
 
     @torch.no_grad()
     def _log_probs_drifted(self, first: UpdateLog, clip_range: float) -> bool:

@@ -17,6 +17,7 @@ from agents.runs.run_folder import RunFolder, write_json
 from agents.runs.settings import TrainSettings
 from benchmarks.step_signal import picture, report
 from benchmarks.step_signal.gradients import inner_products
+from benchmarks.step_signal.samplers import draw_samplers
 from benchmarks.step_signal.weightings import weightings
 from diffusion_gym.errors import DiffusionGymError
 
@@ -75,12 +76,21 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--num-images", type=int, help="in a batch (default: as is recommended)")
     parser.add_argument("--name", help="the case's name (default: made of the options)")
     parser.add_argument("--picture", action="store_true", help="draw this case")
+    parser.add_argument(
+        "--samplers",
+        action="store_true",
+        help="only draw the weights of well-known models, which need no measuring",
+    )
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--results", type=Path, default=Path("runs/step_signal"))
     where.add_argument("--publish", dest="results", action="store_const", const=RESULTS)
     options = parser.parse_args(arguments)
     if options.batches < 4:
         parser.error(f"--batches: expected at least 4, got {options.batches}")
+    options.results.mkdir(parents=True, exist_ok=True)
+    if options.samplers:
+        draw_samplers(options.results / f"{NAME}_samplers.png")
+        return
 
     # 1. The policy.
     try:
@@ -101,7 +111,6 @@ def main(arguments: list[str] | None = None) -> None:
     name = options.name or f"{case['reward']}, {case['weights']}, {trained}"
 
     # 3. The table, beside earlier cases, and the picture.
-    options.results.mkdir(parents=True, exist_ok=True)
     file = options.results / f"{NAME}.json"
     cases = json.loads(file.read_text()) if file.is_file() else {}
     cases[name] = case
