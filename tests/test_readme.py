@@ -37,7 +37,7 @@ QUICK = {
     "benchmarks.bare_loop": "--images 64",
     "benchmarks.versus_bare_loop": "--seeds 1 --images 64 --output results",
     "benchmarks.shaping": "--tasks house_style --methods sparse --workers 1 --results tables",
-    "benchmarks.step_signal": "--batches 4 --num-images 4 --results signal",
+    "benchmarks.step_signal": "--batches 4 --num-envs 4 --samples-per-prompt 4 --results signal",
     "benchmarks.emoji64": "--toy --device cpu",
     "benchmarks.emoji64.evaluate": "--prompts 4",
 }

@@ -12,9 +12,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from agents.policy import UNetPolicy
-from agents.runs.builders import load_policy, make_agent, make_env
+from agents.runs.builders import Env, base_env, load_policy, make_agent, make_env
 from agents.runs.run_folder import RunFolder, write_json
 from agents.runs.settings import TrainSettings
+from agents.train import read_settings
 from benchmarks.step_signal import picture, report
 from benchmarks.step_signal.gradients import inner_products
 from benchmarks.step_signal.samplers import draw_samplers
@@ -27,20 +28,9 @@ PASS = 32
 """Images in one backward pass; a matter of memory and speed."""
 
 
-def settings_of(options: argparse.Namespace) -> TrainSettings:
-    """The settings of the case: a run's, or those that are recommended."""
-    if options.run is not None:
-        return RunFolder.open(options.run).settings
-    named = {"model": options.model, "reward": options.reward, "prompts": options.prompts}
-    if options.num_images is not None:
-        named |= {"num_envs": options.num_images, "samples_per_prompt": min(8, options.num_images)}
-    given = {key: value for key, value in named.items() if value is not None}
-    return TrainSettings.of(**given, lora_rank=options.lora_rank)
-
-
-def measure(settings: TrainSettings, policy: UNetPolicy, env: object, batches: int) -> report.Case:
+def measure(settings: TrainSettings, policy: UNetPolicy, env: Env, batches: int) -> report.Case:
     """Measures a case, with a bar of its progress."""
-    schedule = policy.schedule
+    schedule, base = policy.schedule, base_env(env)
     with Progress(transient=True) as progress:
         task = progress.add_task("batches", total=batches)
         products = inner_products(
@@ -56,8 +46,8 @@ def measure(settings: TrainSettings, policy: UNetPolicy, env: object, batches: i
     scale = schedule.gradient_scale.cpu()[steps].double().numpy()
     rank = settings.policy.lora_rank
     return {
-        "model": settings.env.model,
-        "reward": settings.env.reward,
+        "model": Path(base.model.name).name,
+        "reward": base.reward_function.name,
         "weights": f"LoRA of rank {rank}" if rank else "all weights",
         "images": settings.run.num_envs,
         "steps": steps.tolist(),
@@ -66,14 +56,14 @@ def measure(settings: TrainSettings, policy: UNetPolicy, env: object, batches: i
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", default="emoji-64", help="default: emoji-64")
-    parser.add_argument("--reward", default="house_style", help="default: house_style")
-    parser.add_argument("--prompts", help="default: as is recommended for the reward")
-    parser.add_argument("--lora-rank", type=int, default=0, help="0, the default: all weights")
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").splitlines()[0],
+        epilog="All other options are those of python -m agents.train: --model, --reward, "
+        "--lora-rank, --num-envs (images in a batch), ….",
+        allow_abbrev=False,
+    )
     parser.add_argument("--run", type=Path, help="the policy, reward and all of this run instead")
     parser.add_argument("--batches", type=int, default=24, help="at least 4 (default: 24)")
-    parser.add_argument("--num-images", type=int, help="in a batch (default: as is recommended)")
     parser.add_argument("--name", help="the case's name (default: made of the options)")
     parser.add_argument("--picture", action="store_true", help="draw this case")
     parser.add_argument(
@@ -84,9 +74,11 @@ def main(arguments: list[str] | None = None) -> None:
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--results", type=Path, default=Path("runs/step_signal"))
     where.add_argument("--publish", dest="results", action="store_const", const=RESULTS)
-    options = parser.parse_args(arguments)
+    options, others = parser.parse_known_args(arguments)
     if options.batches < 4:
         parser.error(f"--batches: expected at least 4, got {options.batches}")
+    if options.run is not None and others:
+        parser.error(f"a run has its own settings: expected --run without {' '.join(others)}")
     options.results.mkdir(parents=True, exist_ok=True)
     if options.samplers:
         draw_samplers(options.results / f"{NAME}_samplers.png")
@@ -94,13 +86,15 @@ def main(arguments: list[str] | None = None) -> None:
 
     # 1. The policy.
     try:
-        settings = settings_of(options)
-        env = make_env(settings)
         if options.run is None:
+            settings = read_settings(others)
+            env = make_env(settings)
             policy = make_agent(settings, env).policy
             trained = "the base policy"
         else:
             folder = RunFolder.open(options.run)
+            settings = folder.settings
+            env = make_env(settings)
             policy = load_policy(folder)
             trained = f"after {settings.run.images:,} images of {settings.shaping.shaping}"
     except (DiffusionGymError, OSError) as problem:

@@ -116,7 +116,12 @@ def test_the_noise_of_real_gradients_is_the_schedules():
 
 @pytest.mark.slow
 def test_the_command_adds_a_case_to_those_before(tmp_path, capsys):
-    tiny = {"--batches": "4", "--results": str(tmp_path), "--num-images": "4"}
+    tiny = {
+        "--batches": "4",
+        "--results": str(tmp_path),
+        "--num-envs": "4",
+        "--samples-per-prompt": "4",
+    }
     tiny_options = [part for option in tiny.items() for part in option]
     main([*tiny_options, "--name", "one", "--picture"])
     assert "g^-2" in capsys.readouterr().out
