@@ -46,8 +46,8 @@ ORDER = {
         *("_episodes", "_requests", "_reports", "vector_env", "env", "checker"),
     ),
     "diffusion_gym.wrappers": (
-        *("hindsight", "base_env", "shaping", "credit", "sparse", "uniform", "noise_aware"),
-        *("reward_history", "b2", "coca"),
+        *("hindsight", "base_env", "shaping", "credit", "sparse", "uniform"),
+        *("noise_aware", "reward_history", "b2", "coca"),
     ),
     "agents": (
         *("files", "policy", "common", "ppo", "nft", "evaluation", "runs", "train", "sample"),
@@ -80,7 +80,9 @@ ORDER = {
         *("screen", "tensorboard", "callbacks", "live", "report", "training", "cli"),
     ),
     "agents.runs.presets": (),
-    "benchmarks": ("bare_loop", "versus_bare_loop", "memory", "emoji64", "shaping"),
+    "benchmarks": (
+        *("bare_loop", "versus_bare_loop", "memory", "emoji64", "step_signal", "shaping"),
+    ),
     "benchmarks.memory": ("tracing", "networks", "estimate", "__main__"),
     "benchmarks.emoji64": (
         *("icons", "sprites", "scenes", "captions", "composer", "networks", "sampler"),
@@ -89,8 +91,11 @@ ORDER = {
         "__main__",
     ),
     "benchmarks.shaping": (
-        *("controls", "protocol", "seeds", "runs", "search", "results", "curves", "comparison"),
-        *("report", "__main__"),
+        *("controls", "protocol", "seeds", "runs", "search", "results", "comparison"),
+        *("curves", "report", "__main__"),
+    ),
+    "benchmarks.step_signal": (
+        *("moments", "weightings", "gradients", "report", "picture", "samplers", "__main__"),
     ),
 }
 HEAVY = {"diffusers", "transformers"}

@@ -37,13 +37,17 @@ QUICK = {
     "benchmarks.bare_loop": "--images 64",
     "benchmarks.versus_bare_loop": "--seeds 1 --images 64 --output results",
     "benchmarks.shaping": "--tasks house_style --methods sparse --workers 1 --results tables",
+    "benchmarks.step_signal": "--batches 4 --num-envs 4 --samples-per-prompt 4 --results signal",
     "benchmarks.emoji64": "--toy --device cpu",
     "benchmarks.emoji64.evaluate": "--prompts 4",
 }
 
 SMALL_BUDGET = Budget(
     images=4,
+    methods=("sparse",),
     seeds=(0,),
+    search_seeds=(1,),
+    judged=1.0,
     evaluations=2,
     common={"num_envs": 4, "samples_per_prompt": 2, "num_inference_steps": 2},
     evaluation={"eval_prompts": 2, "eval_samples": 2},
@@ -51,7 +55,7 @@ SMALL_BUDGET = Budget(
 
 #: Constants that stand in the way of a quick command and have no option.
 SMALLER: dict[str, dict[str, Any]] = {
-    "benchmarks.shaping": {"Budget": lambda: SMALL_BUDGET},
+    "benchmarks.shaping": {"BUDGETS": dict.fromkeys(("256", "1200"), SMALL_BUDGET)},
     "benchmarks.emoji64.evaluate": {
         "DIVERSITY_COPIES": 2,
         "DIVERSITY_STEPS": 2,

@@ -4,13 +4,14 @@ import torch
 from torch import Tensor
 
 
-def clipped_losses(ratio: Tensor, advantages: Tensor, clip_range: float) -> Tensor:
+def clipped_losses(ratio: Tensor, advantages: Tensor, clip_range: float | Tensor) -> Tensor:
     """max(−A ρ, −A clip(ρ, 1 ± ε)) of every pair, ``[N]`` (arXiv 1707.06347, equation 7).
 
     Args:
         ratio: ρ, ``[N]``.
         advantages: A, ``[N]``.
-        clip_range: ε.
+        clip_range: ε, of all pairs or of each, ``[N]``.
     """
-    clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
+    bound = torch.as_tensor(clip_range, device=ratio.device)
+    clipped = ratio.clamp(1 - bound, 1 + bound)
     return torch.maximum(-advantages * ratio, -advantages * clipped)

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
 from agents.common.checkpoint import save_checkpoint
 from agents.common.checkpoint_folder import prune_checkpoints
 from agents.common.image_algorithm import ImageAlgorithm
-from agents.evaluation.evaluation import Evaluation
+from agents.evaluation.evaluation import KL_TO_BASE, Evaluation
 from agents.runs.tensorboard import TensorBoard
 
 
@@ -78,24 +79,40 @@ class Evaluations(BaseCallback):
         measure: Evaluates the policy.
         every: Rounds between evaluations; 0: none.
         board: Told of every evaluation.
+        max_kl: Ends the training at the first evaluation whose KL divergence to the base model is
+            larger; None: never.
     """
 
     model: ImageAlgorithm
 
+    drifted: float | None = None
+    """The divergence that ended the training."""
+
     def __init__(
-        self, measure: Callable[[], Evaluation], *, every: int, board: TensorBoard
+        self,
+        measure: Callable[[], Evaluation],
+        *,
+        every: int,
+        board: TensorBoard,
+        max_kl: float | None = None,
     ) -> None:
         super().__init__()
         self.measure = measure
         self.every = every
         self.board = board
+        self.max_kl = max_kl
 
     def _on_rollout_start(self) -> None:
         if self.every and self.model.rounds % self.every == 0:
             evaluation = self.measure()
-            for name, value in evaluation.scalars().items():
+            scalars = evaluation.scalars()
+            for name, value in scalars.items():
                 self.logger.record(f"eval/{name}", value, exclude="tensorboard")
             self.board.evaluation(evaluation, self.model.num_timesteps)
+            limit = np.inf if self.max_kl is None else self.max_kl
+            if self.model.rounds and scalars[KL_TO_BASE] > limit:
+                self.drifted = scalars[KL_TO_BASE]
+                self.model.stopping = True
 
     def _on_step(self) -> bool:
         return True

@@ -69,6 +69,23 @@ class EvaluationConfig(Checked):
     eval_every: CountOrNone = 0
     """Rounds between evaluations during training; 0: none."""
 
+    max_kl: Positive | None = None
+    """End the run at the first of these evaluations whose KL divergence to the base model, as
+    kl_to_base of the report has it, is larger; by default never."""
+
+    def __post_init__(self) -> None:
+        """Checks every field, and that there are evaluations to end a run at.
+
+        Raises:
+            InvalidInputError: A value is of another type or outside its range.
+        """
+        super().__post_init__()
+        if self.max_kl is not None and not self.eval_every:
+            raise InvalidInputError(
+                f"max_kl={self.max_kl:g} is looked at in evaluations during training: expected "
+                "eval_every of at least 1, got 0"
+            )
+
 
 @dataclass(frozen=True)
 class TrainSettings:

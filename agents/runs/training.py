@@ -66,6 +66,12 @@ class Training:
         self.env = shape_rewards(make_env(settings), settings.shaping, settings.length)
         base = base_env(self.env)
         self.settings = settings = dataclasses.replace(settings, env=base.config)
+        reason = base.schedule.why_deterministic
+        if settings.evaluation.max_kl is not None and reason is not None:
+            raise InvalidInputError(
+                "expected steps with noise, whose divergence max_kl is the bound of, got "
+                f"max_kl={settings.evaluation.max_kl:g} although {reason}"
+            )
         self.reward = base.reward_function.name
         prompts = evaluation_prompts(self.env)
         self.where = "training" if prompts == base.config.prompts else "held-out"
@@ -156,7 +162,7 @@ class Training:
         return evaluation
 
     def _train(self, board: TensorBoard) -> bool:
-        """Trains to the end; False where somebody asked to stop before."""
+        """Trains to the end, or to the drift allowed; False where somebody asked to stop before."""
         images = self.settings.run.images
         remaining = images - self.agent.num_timesteps
         if remaining <= 0:
@@ -175,6 +181,7 @@ class Training:
             lambda: self._measure(self.agent.policy),
             every=self.settings.evaluation.eval_every,
             board=board,
+            max_kl=self.settings.evaluation.max_kl,
         )
 
         # 2. The rounds, seen on the screen, in metrics.csv and in TensorBoard.
@@ -187,7 +194,13 @@ class Training:
                 callback=CallbackList([checkpoints, stop, evaluations]),
                 reset_num_timesteps=not self.resumed,
             )
-        return self.agent.num_timesteps >= images
+        if evaluations.drifted is not None:
+            say(
+                self.console,
+                f"ended after {self.agent.num_timesteps:,} images: the KL divergence to the base "
+                f"model is {evaluations.drifted:.3f}, above {self.settings.evaluation.max_kl:g}",
+            )
+        return self.agent.num_timesteps >= images or evaluations.drifted is not None
 
     def _evaluate(self, policy: UNetPolicy) -> Evaluation:
         with self.console.status(f"drawing images of the {self.where} prompts"):

@@ -112,7 +112,10 @@ BUDGETS: dict[str, Budget] = {
     ),
     "1200": Budget(
         images=1200,
-        methods=(BASELINE, "mask-last", "uniform", "equal-scale", "noise-aware", "coca", "b2"),
+        methods=(
+            *(BASELINE, "mask-last", "uniform", "equal-scale", "noise-aware"),
+            *("coca", "b2", "b2+coca"),
+        ),
         seeds=(0, 1, 2),
         search_seeds=(100,),
         judged=1 / 3,

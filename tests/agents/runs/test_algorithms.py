@@ -121,6 +121,10 @@ def test_the_sampler_may_be_deterministic(tmp_path: Path) -> None:
         (["--algorithm", "grpo"], "unknown algorithm 'grpo'; known: nft, ppo"),
         ([*QUICK, "--shaping", "coca"], "trains on final images.* got CoCAReward"),
         ([*QUICK, "--guidance", "2"], "expected guidance=1"),
+        (
+            [*QUICK, "--eta", "0", "--max-kl", "1", "--eval-every", "1"],
+            "expected steps with noise, .* got max_kl=1 although eta is 0",
+        ),
     ],
 )
 def test_what_belongs_to_another_algorithm_is_refused(
@@ -139,7 +143,8 @@ def test_help_shows_the_options_of_the_algorithm(capsys: pytest.CaptureFixture[s
         text = capsys.readouterr().out
         for other, theirs in ALGORITHMS.items():
             for option in set(typing.get_type_hints(theirs.config)):
-                shown = f"--{option.replace('_', '-')} " in text
+                flag = f"--{option.replace('_', '-')}"
+                shown = f"{flag} " in text or f"{flag}," in text
                 assert shown == (option in typing.get_type_hints(kind.config)), (name, other)
         assert set(cli.explanations(kind.config)) == set(typing.get_type_hints(kind.config))
 

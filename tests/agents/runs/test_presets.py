@@ -85,8 +85,12 @@ TINY = (
 ).split()
 
 
+OWN = ("noise-aware-sd15", "noise-aware-sd3")
+
+
 def test_every_preset_has_its_row() -> None:
-    assert preset_names() == sorted([*TABLE, "nft-pickscore"])  # test_algorithms.py has the latter
+    # test_algorithms.py has the last.
+    assert preset_names() == sorted([*TABLE, *OWN, "nft-pickscore"])
 
 
 @pytest.mark.parametrize("name", TABLE)
@@ -110,11 +114,53 @@ def test_presets_say_where_their_numbers_come_from() -> None:
     for name in preset_names():
         text = (FOLDER / f"{name}.toml").read_text()
         assert "arXiv 2" in text
-        assert "What is not expressed exactly" in text
+        told = "NOT YET RUN ON REAL WEIGHTS" if name in OWN else "What is not expressed exactly"
+        assert told in text
         values = [line for line in text.splitlines() if " = " in line and not line.startswith("#")]
         assert len(values) == len(tomllib.loads(text))
         silent = [line for line in values if "  # " not in line]
         assert all(line.startswith("reward_options") for line in silent), silent
+
+
+@pytest.mark.parametrize(
+    ("name", "published", "changed"),
+    [
+        (
+            "noise-aware-sd15",
+            "ddpo-compressibility",
+            {"shaping", "min_weight", "samples_per_prompt", "advantage", "learning_rate"},
+        ),
+        ("noise-aware-sd3", None, set()),
+    ],
+)
+def test_own_presets_differ_where_they_say_so(
+    name: str, published: str | None, changed: set[str]
+) -> None:
+    settings = TrainSettings.of(preset=name)
+    assert settings.shaping.shaping == "noise-aware"
+    assert settings.run.num_envs % settings.ppo.samples_per_prompt == 0
+    assert settings.rounds == 100
+    if published is not None:
+        theirs = TrainSettings.of(preset=published).flat()
+        unused = {"preset", "statistics_buffer_size", "statistics_min_count"}
+        own = settings.flat()
+        assert {key for key in own if own[key] != theirs[key]} - unused == changed
+
+
+def test_noise_aware_at_toy_scale(sd1_folder: Path, sd3_folder: Path, tmp_path: Path) -> None:
+    """Both presets on small models of the very architectures, but for what makes them large."""
+    small = "--images 8 --num-envs 4 --batches-per-round 2 --samples-per-prompt 2".split()
+    few = "--eval-prompts 2 --eval-samples 1 --reward jpeg_compressibility".split()
+    steps = {"sd15": ["--num-inference-steps", "6"], "sd3": ["--model-options", "{}"]}
+    for name, model in (("sd15", sd1_folder), ("sd3", sd3_folder)):
+        run = tmp_path / name
+        preset = ["--preset", f"noise-aware-{name}", "--model", str(model), *steps[name]]
+        assert train.main([*preset, *small, *few, "--output", str(run)]) == 0
+        (row,) = RunFolder(run).metrics()
+        shares = [v for k, v in row.items() if k.startswith("credit/step_")]
+        assert sum(shares) == pytest.approx(1, abs=1e-5)
+        assert len(set(shares)) > 1
+        assert row["train/gradient_norm"] > 0
 
 
 def test_b2_trains_the_released_steps_in_every_round() -> None:
@@ -250,7 +296,7 @@ def test_bad_preset_files_are_refused(tmp_path: Path, content: str, reason: str)
 
 
 def test_unknown_presets_list_the_known() -> None:
-    known = "b2-activities, .*ddpo-incompressibility, .*or the path of a .toml file"
+    known = "b2-activities, .*noise-aware-sd3, or the path of a .toml file"
     with pytest.raises(InvalidInputError, match=f"unknown preset 'ddpo'; known: {known}"):
         TrainSettings.of(preset="ddpo")
     with pytest.raises(InvalidInputError, match=r"nowhere\.toml does not exist"):

@@ -210,3 +210,26 @@ def test_a_reader_that_goes_away_does_not_end_the_run(tmp_path: Path) -> None:
     assert (output / "summary.json").is_file()
     assert "Traceback" not in errors
     assert time.time() - (output / "summary.json").stat().st_mtime < 60
+
+
+def test_a_run_ends_where_it_has_drifted_far_enough(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    limit = ["--eval-every", "1", "--max-kl"]
+    assert train.main([*QUICK, *limit, "1e-9", "--output", str(run)]) == 0
+    assert "ended after 4 images" in capsys.readouterr().out
+    folder = RunFolder(run)
+    assert folder.summary()["images"] == 4
+    assert folder.exported.is_dir()
+    # Continued, it finds what it found before; with a limit that is not met, it goes to the end.
+    assert train.main(["--resume", str(run)]) == 0
+    assert folder.summary()["images"] == 4
+    assert train.main([*QUICK, *limit, "1e12", "--output", str(tmp_path / "far")]) == 0
+    assert RunFolder(tmp_path / "far").summary()["images"] == 12
+
+
+def test_a_limit_of_drift_needs_evaluations(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        train.main([*QUICK, "--max-kl", "0.1"])
+    assert "expected eval_every of at least 1" in capsys.readouterr().err

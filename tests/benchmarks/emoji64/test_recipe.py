@@ -15,8 +15,8 @@ from benchmarks.emoji64.recipe import STAGES, Workshop, cpu_recipe, gpu_recipe, 
 from benchmarks.emoji64.train_denoiser import (
     WeightAverage,
     min_snr_weights,
-    start_from,
     prediction_loss,
+    start_from,
 )
 from benchmarks.emoji64.training import Machine, StageSettings, learning_rate, train
 from diffusion_gym.emoji64 import emoji64_folder

@@ -4,18 +4,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
+from agents.runs.builders import make_env
+from agents.runs.methods import Method, register, shape_rewards
+from agents.runs.settings import TrainSettings
 from benchmarks.shaping import report, seeds
-from benchmarks.shaping.__main__ import compare, publish
-from benchmarks.shaping.protocol import Budget
+from benchmarks.shaping.__main__ import publish
+from benchmarks.shaping.comparison import compare
+from benchmarks.shaping.protocol import BUDGETS, METHODS, TASKS, Budget, as_json
 from benchmarks.shaping.runs import Run, complete
+from diffusion_gym.errors import InvalidInputError
 
 ROOT = Path(__file__).parents[3]
 
 TOY = Budget(
     images=20,
+    methods=("sparse", "b2"),
     seeds=(0,),
+    search_seeds=(100, 101),
+    judged=1 / 2,
     learning_rates=(1e-4, 2e-4),
     evaluations=3,
     common={"num_envs": 10, "samples_per_prompt": 5, "num_inference_steps": 2},
@@ -32,7 +41,12 @@ def finished(tmp_path_factory):
 
 @pytest.mark.slow
 def test_every_method_gets_the_same_budget(finished):
-    _, results = finished
+    folder, results = finished
+    assert results["budget"] == as_json(TOY)
+    searched = [
+        path.name for path in (folder / "runs" / "search").glob("*/*/*-seed*") if path.is_dir()
+    ]
+    assert {name.rpartition("-")[2] for name in searched} == {"seed100", "seed101"}
     assert {run["summary"]["images"] for run in results["runs"]} == {20}
     for method in ("sparse", "b2"):
         trials = [trial for trial in results["search"] if trial["method"] == method]
@@ -57,10 +71,18 @@ def test_results_survive_a_second_call_and_a_file(finished):
     again = compare(TOY, ["house_style"], ["sparse", "b2"], folder / "runs", workers=2)
     assert again == results
     assert files == {f: f.stat().st_mtime_ns for f in (folder / "runs").rglob("*.json")}
-    publish(results, folder / "results", Console(quiet=True))
-    assert (folder / "results" / "shaping.png").stat().st_size > 10_000
-    kept = json.loads((folder / "results" / "shaping.json").read_text())
-    assert (folder / "results" / "shaping.md").read_text() == report.document(kept)
+    publish(results, folder / "results", "toy", Console(quiet=True))
+    assert (folder / "results" / "toy.png").stat().st_size > 10_000
+    kept = json.loads((folder / "results" / "toy.json").read_text())
+    assert kept == results
+    assert (folder / "results" / "toy.md").read_text() == report.document(kept)
+    # Without the runs, nothing that is among the figures is run again.
+    elsewhere, told = folder / "elsewhere", []
+    again = compare(TOY, ["house_style"], ["sparse"], elsewhere, 1, kept, told.append)
+    assert again == results == told[-1]  # the other method's figures are kept
+    assert not elsewhere.exists()
+    with pytest.raises(ValueError, match="another"):
+        compare(Budget(**vars(TOY) | {"images": 30}), [], [], elsewhere, 1, kept)
 
 
 @pytest.mark.slow
@@ -69,6 +91,28 @@ def test_runs_of_another_protocol_are_refused(finished):
     (path,) = (folder / "runs" / "measured" / "house_style" / "sparse").glob("*-seed0")
     with pytest.raises(ValueError, match="settings of this benchmark"):
         complete(Run(path, TOY.measured("house_style", "sparse", 1)))
+
+
+def test_budgets_name_methods_that_there_are():
+    for budget in BUDGETS.values():
+        assert set(budget.methods) <= set(METHODS)
+        assert not set(budget.seeds) & set(budget.search_seeds)
+        for task in TASKS:
+            for method in budget.methods:
+                assert TrainSettings.of(**budget.measured(task, method, 0)).rounds > 1
+
+
+def test_a_weighting_of_ones_own():
+    """σ/g, which is registered for the comparison alone."""
+    settings = TrainSettings.of(shaping="sigma/g", num_envs=2)
+    env = shape_rewards(make_env(settings), settings.shaping, settings.length)
+    schedule = env.unwrapped.schedule
+    step_mask = torch.ones(2, 10, dtype=torch.bool)
+    weights = env.assign_credit(None, step_mask, {})["step_weight"]
+    expected = schedule.std / schedule.gradient_scale
+    torch.testing.assert_close(weights, (expected / expected.max()).expand(2, 10))
+    with pytest.raises(InvalidInputError, match="taken"):
+        register("sparse", Method(lambda env, config, length: env))
 
 
 def made_up(method, gains):
@@ -108,10 +152,12 @@ def test_spent_until_goes_along_the_curve(target, expected):
     assert seeds.spent_until(spent, rewards, target) == pytest.approx(expected)
 
 
-def test_the_readme_has_the_published_tables():
-    results = json.loads((ROOT / "benchmarks" / "results" / "shaping.json").read_text())
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_the_readme_has_the_published_tables(budget):
+    file = ROOT / "benchmarks" / "results" / f"shaping-{budget}.json"
+    results = json.loads(file.read_text())
     readme = (ROOT / "README.md").read_text()
+    assert results["budget"] == as_json(BUDGETS[budget])
     for task in results["tasks"]:
         assert report.markdown(report.COLUMNS, report.comparison(results, task)) in readme
-    document = (ROOT / "benchmarks" / "results" / "shaping.md").read_text()
-    assert document == report.document(results)
+    assert file.with_suffix(".md").read_text() == report.document(results)

@@ -15,6 +15,7 @@ from diffusion_gym.errors import InvalidInputError
 from diffusion_gym.wrappers import (
     B2DiffuRLReward,
     CoCAReward,
+    NoiseAwareReward,
     SparseReward,
     UniformCreditReward,
     hindsight,
@@ -37,6 +38,7 @@ def b2(env):
 CREDITS = {
     "sparse": SparseReward,
     "uniform": UniformCreditReward,
+    "noise-aware": NoiseAwareReward,
     "coca": coca,
     "coca-latent": coca_of_latents,
 }
@@ -44,6 +46,7 @@ STACKS = CREDITS | {
     "b2": b2,
     "sparse(b2)": lambda env: SparseReward(b2(env)),
     "uniform(b2)": lambda env: UniformCreditReward(b2(env)),
+    "noise-aware(b2)": lambda env: NoiseAwareReward(b2(env)),
     "coca(b2)": lambda env: coca(b2(env)),
     "coca-latent(b2)": lambda env: coca_of_latents(b2(env)),
 }
