@@ -9,6 +9,7 @@ from agents.runs.methods import method
 from diffusion_gym.models.embedded import EMBEDDED_DEFAULTS, EMOJI64
 
 EMBEDDED: Mapping[str, Any] = {
+    "shaping": "noise-aware",
     "images": 1216,
     "guidance": 1.0,
     "lora_rank": 0,
@@ -32,6 +33,7 @@ EMBEDDED_REWARDS: Mapping[str, Mapping[str, Any]] = {
 """What was found to learn on the embedded model; README, "What was tried", has the figures."""
 
 CHECKPOINT: Mapping[str, Any] = {
+    "shaping": "sparse",
     "images": 25_600,
     "dtype": "float16",
     "guidance": 5.0,
@@ -52,20 +54,20 @@ ON_CPU: Mapping[str, Any] = {"dtype": "float32"}
 
 
 def recommended(
-    model: str, reward: Any = None, shaping: str = "sparse", device: str = "auto"
+    model: str, reward: Any = None, shaping: str | None = None, device: str = "auto"
 ) -> dict[str, Any]:
     """Settings for a model, a reward and a shaping on a device, later ones taking precedence.
 
     Args:
         model: Its name.
         reward: Its name; None is the model's own. A weighted sum has no settings of its own.
-        shaping: Its name.
+        shaping: Its name; None is the one that is recommended.
         device: A torch device, or "auto".
 
     Raises:
         InvalidInputError: There is no such shaping.
     """
-    chosen = method(shaping)
+    chosen = method(recommended_shaping(model) if shaping is None else shaping)
     if model == EMOJI64:
         named = reward if isinstance(reward, str) else None
         own = EMBEDDED_REWARDS.get(named or EMBEDDED_DEFAULTS[model].reward, {})
@@ -77,3 +79,9 @@ def recommended(
         **chosen.published,
         **chosen.checkpoint,
     }
+
+
+def recommended_shaping(model: str) -> str:
+    """The reward shaping of runs that name none."""
+    name: str = (EMBEDDED if model == EMOJI64 else CHECKPOINT)["shaping"]
+    return name

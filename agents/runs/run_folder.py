@@ -16,6 +16,7 @@ from stable_baselines3.common.logger import KVWriter
 
 from agents.common.checkpoint_folder import latest_checkpoint
 from agents.files import atomic, file_to_write, is_leftover
+from agents.runs.recommended import recommended_shaping
 from agents.runs.settings import TrainSettings
 from diffusion_gym.errors import InvalidInputError, first_line, one_line
 from diffusion_gym.parsing import parse
@@ -302,8 +303,9 @@ def _new_folder(settings: TrainSettings) -> Path:
     """Makes a folder of a name that no run has, also where two runs start at the same moment."""
     reward = settings.env.reward
     name = reward if isinstance(reward, str) else "+".join(reward or ())
-    shaping = "" if settings.shaping.shaping == "sparse" else f"-{settings.shaping.shaping}"
-    stem = f"{name}{shaping}-seed{settings.run.seed}"
+    shaping = settings.shaping.shaping
+    own = "" if shaping == recommended_shaping(settings.env.model) else f"-{shaping}"
+    stem = f"{name}{own}-seed{settings.run.seed}"
     for number in itertools.count(1):
         path = RUNS / (stem if number == 1 else f"{stem}-{number}")
         try:
