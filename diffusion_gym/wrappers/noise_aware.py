@@ -20,7 +20,6 @@ from diffusion_gym.errors import InvalidInputError
 from diffusion_gym.wrappers.credit import CreditReward
 from diffusion_gym.wrappers.shaping import SingleShaping, VectorShaping
 
-
 #: The p that is recommended.
 EXPONENT = 1.5
 
