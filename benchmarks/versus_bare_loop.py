@@ -1,8 +1,8 @@
-"""What environment and agent cost beside the bare loop, and what the default job reaches.
+"""What environment and agent cost beside the bare loop, which trains on the sparse reward.
 
-For every seed it trains once with `benchmarks.bare_loop` and once as ``python -m agents.train``
-does (with its logs and checkpoints), in turn, on the same machine, and compares the wall time until
-the training reward, averaged over three rounds, first reaches a target.
+For every seed it trains once with `benchmarks.bare_loop` and once as ``python -m agents.train
+--shaping sparse`` does (with its logs and checkpoints), in turn, on the same machine, and compares
+the wall time until the training reward, averaged over three rounds, first reaches a target.
 
 Run: ``python -m benchmarks.versus_bare_loop --seeds 5``
 """
@@ -43,7 +43,8 @@ def train_bare(seed: int, images: int) -> dict[str, Any]:
 def train_agent(seed: int, images: int) -> dict[str, Any]:
     """Trains as the command line does."""
     with tempfile.TemporaryDirectory() as folder:
-        settings = TrainSettings.of(seed=seed, images=images, output=str(Path(folder) / "run"))
+        output = str(Path(folder) / "run")
+        settings = TrainSettings.of(shaping="sparse", seed=seed, images=images, output=output)
         training = Training(settings, Console(quiet=True))
         training.run()
         run = training.run_folder

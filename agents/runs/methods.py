@@ -31,7 +31,7 @@ class ShapingConfig(Checked):
     """B²-DiffuRL's trained steps in the first round, which rise to T; by default 0.7 T."""
 
     noise_exponent: NotNegative | None = None
-    """The p of noise-aware step weights g^-p; by default 2, the inverse of the variances."""
+    """The p of noise-aware step weights g^-p; by default 1.5."""
 
     mask_last: bool = False
     """Noise-aware: leave out the last step."""
@@ -182,9 +182,11 @@ _B2 = ("b2_start",)
 
 METHODS: dict[str, Method] = {
     "sparse": Method(_sparse),
-    "mask-last": Method(_mask_last, embedded={"learning_rate": 1e-4}),
-    "equal-scale": Method(_equal_scale, embedded={"learning_rate": 1e-4}),
-    "noise-aware": Method(_noise_aware, _NOISE_AWARE, embedded={"learning_rate": 1e-4}),
+    "mask-last": Method(_mask_last, embedded={"learning_rate": 2e-4}),
+    "equal-scale": Method(_equal_scale, embedded={"learning_rate": 2e-4}),
+    "noise-aware": Method(
+        _noise_aware, _NOISE_AWARE, embedded={"learning_rate": 1e-4, "images": 384}
+    ),
     "uniform": Method(_uniform, embedded={"learning_rate": 1e-4}),
     "coca": Method(
         _coca,

@@ -52,28 +52,40 @@ ON_CPU: Mapping[str, Any] = {"dtype": "float32"}
 
 
 def recommended(
-    model: str, reward: Any = None, shaping: str = "sparse", device: str = "auto"
+    model: str,
+    reward: Any = None,
+    shaping: str | None = None,
+    device: str = "auto",
+    algorithm: str = "ppo",
 ) -> dict[str, Any]:
     """Settings for a model, a reward and a shaping on a device, later ones taking precedence.
 
     Args:
         model: Its name.
         reward: Its name; None is the model's own. A weighted sum has no settings of its own.
-        shaping: Its name.
+        shaping: Its name; None is the one that is recommended.
         device: A torch device, or "auto".
+        algorithm: The agent's name.
 
     Raises:
         InvalidInputError: There is no such shaping.
     """
+    shaping = recommended_shaping(model, algorithm) if shaping is None else shaping
     chosen = method(shaping)
     if model == EMOJI64:
         named = reward if isinstance(reward, str) else None
         own = EMBEDDED_REWARDS.get(named or EMBEDDED_DEFAULTS[model].reward, {})
-        return {**EMBEDDED, **own, **chosen.published, **chosen.embedded}
-    on_cpu = device.startswith("cpu") or (device == "auto" and not torch.cuda.is_available())
-    return {
-        **CHECKPOINT,
-        **(ON_CPU if on_cpu else {}),
-        **chosen.published,
-        **chosen.checkpoint,
-    }
+        general = {**EMBEDDED, **own, **chosen.published, **chosen.embedded}
+    else:
+        on_cpu = device.startswith("cpu") or (device == "auto" and not torch.cuda.is_available())
+        half = ON_CPU if on_cpu else {}
+        general = {**CHECKPOINT, **half, **chosen.published, **chosen.checkpoint}
+    return {**general, "shaping": shaping}
+
+
+def recommended_shaping(model: str, algorithm: str = "ppo") -> str:
+    """The reward shaping of runs that name none.
+
+    Step weights are for agents that train on denoising steps, and tried on the embedded model.
+    """
+    return "noise-aware" if (model, algorithm) == (EMOJI64, "ppo") else "sparse"

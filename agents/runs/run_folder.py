@@ -16,6 +16,7 @@ from stable_baselines3.common.logger import KVWriter
 
 from agents.common.checkpoint_folder import latest_checkpoint
 from agents.files import atomic, file_to_write, is_leftover
+from agents.runs.recommended import recommended_shaping
 from agents.runs.settings import TrainSettings
 from diffusion_gym.errors import InvalidInputError, first_line, one_line
 from diffusion_gym.parsing import parse
@@ -305,9 +306,10 @@ def _new_folder(settings: TrainSettings) -> Path:
     """Makes a folder of a name that no run has, also where two runs start at the same moment."""
     reward = settings.env.reward
     name = reward if isinstance(reward, str) else "+".join(reward or ())
-    shaping = "" if settings.shaping.shaping == "sparse" else f"-{settings.shaping.shaping}"
-    algorithm = "" if settings.run.algorithm == "ppo" else f"-{settings.run.algorithm}"
-    stem = f"{name}{algorithm}{shaping}-seed{settings.run.seed}"
+    algorithm, shaping = settings.run.algorithm, settings.shaping.shaping
+    usual = recommended_shaping(settings.env.model, algorithm)
+    parts = [name, "" if algorithm == "ppo" else algorithm, "" if shaping == usual else shaping]
+    stem = "-".join([*(part for part in parts if part), f"seed{settings.run.seed}"])
     for number in itertools.count(1):
         path = RUNS / (stem if number == 1 else f"{stem}-{number}")
         try:

@@ -132,7 +132,7 @@ class TrainSettings:
         if "reward" in options:
             recipe.pop("reward_options", None)  # they are another reward's
         chosen = recipe | options
-        about = ("model", "reward", "shaping", "device")
+        about = ("model", "reward", "shaping", "device", "algorithm")
         model = chosen.get("model", EnvConfig.model)
         defaults = recommended(
             **({"model": model} | {name: chosen[name] for name in about if name in chosen})

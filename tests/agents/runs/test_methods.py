@@ -12,12 +12,17 @@ from stable_baselines3.common.logger import KVWriter, Logger
 
 from agents.common.checkpoint import save_checkpoint
 from agents.ppo import DiffusionPPO
-from diffusion_gym.errors import DiffusionGymError
+from agents.runs import builders
+from agents.runs.methods import shape_rewards
+from agents.runs.settings import TrainSettings
+from diffusion_gym.errors import DiffusionGymError, InvalidInputError
 from diffusion_gym.wrappers import (
     B2DiffuRLReward,
     CoCAReward,
     CreditReward,
+    NoiseAwareReward,
     UniformCreditReward,
+    VectorNoiseAwareReward,
     VectorShaping,
     VectorUniformCreditReward,
     credit_to_go,
@@ -212,3 +217,49 @@ def test_rewards_that_a_wrapper_changes_are_trained_on() -> None:
     plain = make_agent(make_env())
     plain.learn(4)
     assert torch.equal(data.returns, -2 * plain.rollout_buffer.trajectories.returns)
+
+
+def shaped(shaping: str, steps: int = STEPS, **options: Any) -> Any:
+    settings = TrainSettings.of(
+        shaping=shaping, num_envs=5, num_inference_steps=steps, samples_per_prompt=5, **options
+    )
+    return shape_rewards(builders.make_env(settings), settings.shaping, settings.length)
+
+
+def test_step_weights_by_name() -> None:
+    schedule = shaped("sparse").unwrapped.schedule
+    relative = schedule.gradient_scale / schedule.gradient_scale.min()
+    torch.testing.assert_close(shaped("noise-aware").step_weights, relative**-1.5)
+    torch.testing.assert_close(shaped("equal-scale").step_weights, relative**-1)
+    half = shaped("noise-aware", noise_exponent=0.5, mask_last=True).step_weights
+    torch.testing.assert_close(half[:-1], relative[:-1] ** -0.5)
+    assert half[-1] == 0
+    assert shaped("mask-last").step_weights.tolist() == [1.0] * (STEPS - 1) + [0.0]
+    assert shaped("noise-aware", min_weight=1.0).step_weights.count_nonzero() == 1
+    inside = shaped("b2+noise-aware", b2_start=2, noise_exponent=1.0)
+    assert isinstance(inside, VectorNoiseAwareReward)
+    assert isinstance(inside.env, B2DiffuRLReward)
+    assert (inside.exponent, inside.env.start) == (1.0, 2)
+
+
+@pytest.mark.parametrize(
+    ("shaping", "option", "value"),
+    [
+        ("sparse", "noise_exponent", 2.0),
+        ("equal-scale", "noise_exponent", 1.0),
+        ("mask-last", "mask_last", True),
+        ("coca", "min_weight", 0.1),
+        ("noise-aware", "b2_start", 2),
+    ],
+)
+def test_an_option_of_another_shaping_is_refused(shaping: str, option: str, value: Any) -> None:
+    with pytest.raises(InvalidInputError, match=f"{option} belongs to the shaping"):
+        shaped(shaping, **{option: value})
+
+
+def test_masked_steps_are_not_trained() -> None:
+    agent = make_agent(NoiseAwareReward(make_env(), min_weight=0.2), batch_size=4)
+    agent.learn(4)
+    trained = int((agent.env.vector_env.step_weights > 0).sum())
+    assert 0 < trained < STEPS
+    assert agent.policy.denoiser_evaluations == 4 * STEPS + 4 * trained

@@ -89,7 +89,7 @@ def test_masks():
 
 def test_inside_branches_the_weights_are_those_of_the_suffix():
     inner = B2DiffuRLReward(make_vec(), branches=2, schedule=(2, 1000), all_branches=True)
-    env = NoiseAwareReward(inner)
+    env = NoiseAwareReward(inner, exponent=2)
     _, _, episodes = episode(env)
     known = hindsight(episodes, T)
     assert known.step_mask.any()
