@@ -4,14 +4,13 @@ import torch
 from torch import Tensor
 
 
-def clipped_losses(ratio: Tensor, advantages: Tensor, clip_range: float | Tensor) -> Tensor:
+def clipped_losses(ratio: Tensor, advantages: Tensor, clip_range: float) -> Tensor:
     """max(−A ρ, −A clip(ρ, 1 ± ε)) of every pair, ``[N]`` (arXiv 1707.06347, equation 7).
 
     Args:
         ratio: ρ, ``[N]``.
         advantages: A, ``[N]``.
-        clip_range: ε, of all pairs or of each, ``[N]``.
+        clip_range: ε.
     """
-    bound = torch.as_tensor(clip_range, device=ratio.device)
-    clipped = ratio.clamp(1 - bound, 1 + bound)
+    clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
     return torch.maximum(-advantages * ratio, -advantages * clipped)

@@ -18,10 +18,6 @@ class PPOConfig(RoundConfig):
     clip_range: RateOrSchedule = 2e-3
     """PPO's ε, on the ratio of the log-probabilities as the policy reduces them."""
 
-    clip_by_noise: bool = False
-    """Scale ε in every step by the noise of its gradient, g_i / median g: a given change of the
-    denoiser's output moves the log-probability of step i by that much."""
-
     standardise_steps: Literal["none", "unit_variance", "scale", "center"] = "none"
     """Of the advantages of single steps, over the steps that are trained: divided by their
     deviation over the round (unit_variance) or over their prompt (scale), or also less the mean

@@ -129,22 +129,13 @@ class DiffusionPPO(ImageAlgorithm, PPO):
             self.policy,
             batch,
             self._embedding(batch.prompt_ids),
-            clip_range=self._step_clip()[batch.steps],
+            clip_range=self._current_clip_range,
             kl_coef=self.config.kl_coef,
         )
 
     @property
     def _current_clip_range(self) -> float:
         return self.clip_range(self._current_progress_remaining)
-
-    def _step_clip(self) -> Tensor:
-        """ε of every step, ``[T]``."""
-        schedule = self.policy.schedule
-        relative = torch.ones_like(schedule.std)
-        if self.config.clip_by_noise:
-            scale = schedule.gradient_scale
-            relative = scale / scale[schedule.stochastic].median()
-        return self._current_clip_range * relative
 
     @torch.no_grad()
     def _log_probs_drifted(self, first: UpdateLog) -> bool:

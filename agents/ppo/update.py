@@ -36,7 +36,7 @@ def ppo_loss(
     batch: Minibatch,
     embedding: PromptEmbedding,
     *,
-    clip_range: float | Tensor,
+    clip_range: float,
     kl_coef: float = 0.0,
 ) -> tuple[Tensor, UpdateLog]:
     """Clipped PPO loss of (trajectory, step) pairs, without a critic (DDPO, arXiv 2305.13301).
@@ -47,7 +47,7 @@ def ppo_loss(
         policy: The policy being trained.
         batch: N pairs.
         embedding: Prompt embeddings of the pairs.
-        clip_range: ε, of all pairs or of each, ``[N]``.
+        clip_range: ε.
         kl_coef: Weight of the KL divergence to the base model (DPOK, arXiv 2305.16381).
 
     Returns:
@@ -65,13 +65,13 @@ def ppo_loss(
     return loss, _log(loss.detach(), log_ratio.detach(), clip_range, kl_to_base)
 
 
-def clipped_surrogate(ratio: Tensor, advantages: Tensor, clip_range: float | Tensor) -> Tensor:
+def clipped_surrogate(ratio: Tensor, advantages: Tensor, clip_range: float) -> Tensor:
     """PPO's pessimistic surrogate loss (arXiv 1707.06347, equation 7), a scalar.
 
     Args:
         ratio: ρ, ``[N]``.
         advantages: A, ``[N]``.
-        clip_range: ε, of all pairs or of each, ``[N]``.
+        clip_range: ε.
     """
     return clipped_losses(ratio, advantages, clip_range).mean()
 
@@ -86,9 +86,7 @@ def gaussian_kl(step: DenoisingStep, other: DenoisingStep) -> Tensor:
     return ((step.mean - other.mean).square() / (2 * step.std.square())).flatten(1).mean(1)
 
 
-def _log(
-    loss: Tensor, log_ratio: Tensor, clip_range: float | Tensor, kl_to_base: Tensor
-) -> UpdateLog:
+def _log(loss: Tensor, log_ratio: Tensor, clip_range: float, kl_to_base: Tensor) -> UpdateLog:
     ratio = log_ratio.exp()
     deviation = (ratio - 1).abs()
     return UpdateLog(

@@ -102,7 +102,10 @@ BUDGETS: dict[str, Budget] = {
     # its split over the run, is not compared with so few.
     "256": Budget(
         images=256,
-        methods=tuple(name for name in METHODS if not name.startswith("b2")),
+        methods=(
+            *(BASELINE, "mask-last", "uniform", "equal-scale", "noise-aware", "noise-aware 2"),
+            "coca",
+        ),
         seeds=(0, 1, 2, 3, 4),
         search_seeds=(100, 101),
         judged=3 / 4,  # all but the first, which is drawn before anything is learned
