@@ -307,7 +307,7 @@ def _new_folder(settings: TrainSettings) -> Path:
     reward = settings.env.reward
     name = reward if isinstance(reward, str) else "+".join(reward or ())
     algorithm, shaping = settings.run.algorithm, settings.shaping.shaping
-    usual = recommended_shaping(settings.env.model, algorithm)
+    usual = recommended_shaping(settings.env.model, reward, algorithm)
     parts = [name, "" if algorithm == "ppo" else algorithm, "" if shaping == usual else shaping]
     stem = "-".join([*(part for part in parts if part), f"seed{settings.run.seed}"])
     for number in itertools.count(1):

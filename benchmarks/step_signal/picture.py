@@ -67,7 +67,7 @@ def _weightings(axis: Axes, case: Case) -> None:
     names = list(case["signal_to_noise"])[::-1]
     values = np.array([case["signal_to_noise"][name][0] for name in names])
     errors = [case["signal_to_noise"][name][1] or 0.0 for name in names]
-    named = {"g^-2", "g^-2, signals of v"}
+    named = {"g^-1.5"}  # what `NoiseAwareReward` does unless told
     colors = [SIGNAL if name in named else OTHER for name in names]
     axis.barh(np.arange(len(names)), values, xerr=errors, color=colors, capsize=2)
     axis.set_yticks(np.arange(len(names)), names, fontsize="small")

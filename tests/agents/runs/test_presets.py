@@ -406,3 +406,25 @@ def test_steps_with_noise_are_named_on_the_command_line() -> None:
     ).config.stochastic_steps == (*(1, 3),)
     with pytest.raises(InvalidInputError, match="to be a list of whole numbers or None, got"):
         TrainSettings.of(stochastic_steps=["one"])
+
+
+@pytest.mark.parametrize(
+    ("options", "shaping"),
+    [
+        ({}, "noise-aware"),
+        ({"reward": "house_style"}, "noise-aware"),
+        ({"reward": {"house_style": 1.0}}, "sparse"),
+        ({"reward": "jpeg_compressibility"}, "sparse"),
+        ({"algorithm": "nft"}, "sparse"),
+        ({"model": "some/where"}, "sparse"),
+        ({"model": "some/where", "reward": "house_style"}, "sparse"),
+        ({"shaping": "uniform"}, "uniform"),
+        ({"preset": "ddpo-aesthetic", "model": "emoji-64", "reward": "house_style"}, "sparse"),
+    ],
+)
+def test_step_weights_are_recommended_where_they_were_measured(
+    options: dict[str, Any], shaping: str
+) -> None:
+    settings = TrainSettings.of(**options)
+    assert settings.shaping.shaping == shaping
+    assert (settings.run.images == 384) == (shaping == "noise-aware")
