@@ -128,7 +128,7 @@ def test_presets_say_where_their_numbers_come_from() -> None:
         (
             "noise-aware-sd15",
             "ddpo-compressibility",
-            {"shaping", "min_weight", "samples_per_prompt", "advantage", "learning_rate"},
+            {"shaping", "samples_per_prompt", "advantage", "learning_rate"},
         ),
         ("noise-aware-sd3", None, set()),
     ],
