@@ -12,7 +12,6 @@ from PIL import Image
 from agents import evaluate, sample, train
 from agents.runs import cli
 from agents.runs.methods import METHODS
-from agents.runs.recommended import EMBEDDED
 from agents.runs.run_folder import RunFolder
 from agents.runs.settings import TrainSettings
 from diffusion_gym.errors import DiffusionGymError
@@ -52,7 +51,7 @@ def test_a_run_leaves_what_it_promises(run: Path) -> None:
     assert len(record["model"]["weights_sha256"]) == 64
     settings = json.loads((run / "settings.json").read_text())
     assert settings["lora_rank"] == 2
-    assert settings["learning_rate"] == EMBEDDED["learning_rate"]
+    assert settings["learning_rate"] == METHODS["noise-aware"].embedded["learning_rate"]
     with Image.open(run / "before_after.png") as picture:
         assert picture.width > 500
     assert list((run / "tensorboard").iterdir())
@@ -167,7 +166,7 @@ def test_every_setting_is_explained_by_help(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_help_shows_the_defaults_of_what_is_chosen(capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments, rate in (([], "0.0002"), (["--shaping", "coca"], "5e-05")):
+    for arguments, rate in (([], "0.0001"), (["--shaping", "coca"], "5e-05")):
         with pytest.raises(SystemExit):
             train.main([*arguments, "--help"])
         text = " ".join(capsys.readouterr().out.replace("│", " ").split())
@@ -182,7 +181,10 @@ BAD: list[tuple[list[str], str]] = [
     (["--device", "cuda:7"], "device 'cuda:7'"),
     (["--samples-per-prompt", "7"], "divide num_envs"),
     (["--eta", "0"], "eta"),
-    (["--shaping", "dense"], "unknown shaping 'dense'; known: b2, b2\\+coca, coca, sparse"),
+    (
+        ["--shaping", "dense"],
+        "unknown shaping 'dense'; known: b2, b2\\+coca, b2\\+noise-aware, coca,",
+    ),
     (["--shaping", "b2"], "num_envs"),
     (["--samples-per-prompt", "1"], "a group of its own"),
     (["--prompts", "prompts.txt"], "prompts.txt does not exist"),
