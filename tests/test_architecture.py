@@ -81,7 +81,7 @@ ORDER = {
     ),
     "agents.runs.presets": (),
     "benchmarks": (
-        *("bare_loop", "versus_bare_loop", "memory", "emoji64", "step_signal", "shaping"),
+        *("tables", "bare_loop", "versus_bare_loop", "memory", "emoji64", "step_signal", "shaping"),
     ),
     "benchmarks.memory": ("tracing", "networks", "estimate", "__main__"),
     "benchmarks.emoji64": (

@@ -81,26 +81,12 @@ def checked_device(env: SB3VecEnv, device: torch.device | str) -> torch.device:
     return own
 
 
-def check_env(
-    env: SB3VecEnv, *, samples_per_prompt: int, batches_per_round: int, advantage: str
-) -> None:
-    """Checks that an environment has groups to compare, and steps with a density to train.
-
-    Args:
-        env: The environment.
-        samples_per_prompt: Images of one prompt in a batch.
-        batches_per_round: Batches in a round, over which groups are formed.
-        advantage: The baseline, "group" or "prompt".
+def check_noise(env: SB3VecEnv) -> None:
+    """Checks that an environment has steps with a density to train.
 
     Raises:
-        InvalidInputError: It has not: `check_groups`, or every step is deterministic.
+        InvalidInputError: Every step is deterministic.
     """
-    check_groups(
-        env,
-        samples_per_prompt=samples_per_prompt,
-        batches_per_round=batches_per_round,
-        advantage=advantage,
-    )
     reason = env.base_env.schedule.why_deterministic
     if reason is not None:
         raise InvalidInputError(

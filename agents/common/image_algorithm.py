@@ -20,7 +20,13 @@ from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor
 
 from agents.common.advantages import AdvantageEstimator, make_estimator
-from agents.common.arguments import MEANINGLESS, StockConfig, checked_device, refuse_meaningless
+from agents.common.arguments import (
+    MEANINGLESS,
+    StockConfig,
+    check_groups,
+    checked_device,
+    refuse_meaningless,
+)
 from agents.common.checkpoint import Stateful, resume_agent
 from agents.common.episodes import Episodes, RoundBuffer
 from agents.common.figures import episode_figures, update_figures
@@ -195,9 +201,14 @@ class ImageAlgorithm(OnPolicyAlgorithm):
     def _stock_arguments(self, num_envs: int) -> dict[str, Any]:
         """What else the Stable-Baselines3 class that comes next is built with."""
 
-    @abc.abstractmethod
     def _check_env(self, env: SB3VecEnv) -> None:
-        """Checks that there is something to train on in an environment."""
+        """Checks that there is something to train on in an environment: groups, and what else."""
+        check_groups(
+            env,
+            samples_per_prompt=self.config.samples_per_prompt,
+            batches_per_round=self.config.batches_per_round,
+            advantage=self.config.advantage,
+        )
 
     @abc.abstractmethod
     def _new_buffer(self) -> RoundBuffer[Any]:

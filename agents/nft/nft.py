@@ -9,7 +9,7 @@ from gymnasium.vector import VectorEnv
 from stable_baselines3.common.type_aliases import MaybeCallback
 from torch import Tensor
 
-from agents.common.arguments import MEANINGLESS, check_groups
+from agents.common.arguments import MEANINGLESS
 from agents.common.checkpoint import Stateful
 from agents.common.image_algorithm import ImageAlgorithm
 from agents.common.round_config import RoundConfig
@@ -83,12 +83,7 @@ class DiffusionNFT(ImageAlgorithm):
         return {"n_steps": 1, "use_sde": False, "sde_sample_freq": -1, **critic}
 
     def _check_env(self, env: SB3VecEnv) -> None:
-        check_groups(
-            env,
-            samples_per_prompt=self.config.samples_per_prompt,
-            batches_per_round=self.config.batches_per_round,
-            advantage=self.config.advantage,
-        )
+        super()._check_env(env)
         check_unshaped(env)
 
     def _new_buffer(self) -> ImageBuffer:

@@ -10,7 +10,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.utils import FloatSchedule
 from torch import Tensor
 
-from agents.common.arguments import check_env
+from agents.common.arguments import check_noise
 from agents.common.image_algorithm import ImageAlgorithm, RewardFailureError
 from agents.common.round_config import RoundConfig
 from agents.common.sb3_vec_env import SB3VecEnv
@@ -69,12 +69,8 @@ class DiffusionPPO(ImageAlgorithm, PPO):
         }
 
     def _check_env(self, env: SB3VecEnv) -> None:
-        check_env(
-            env,
-            samples_per_prompt=self.config.samples_per_prompt,
-            batches_per_round=self.config.batches_per_round,
-            advantage=self.config.advantage,
-        )
+        super()._check_env(env)
+        check_noise(env)
 
     def _new_buffer(self) -> TrajectoryBuffer:
         return TrajectoryBuffer()

@@ -28,6 +28,7 @@ from benchmarks.memory.estimate import (
     needs,
 )
 from benchmarks.memory.networks import SIZES
+from benchmarks.tables import markdown_table
 
 RESULTS = Path(__file__).parents[1] / "results" / "memory.md"
 """The page that is kept; a test compares it with what the command writes."""
@@ -69,13 +70,8 @@ def markdown(tables: dict[str, list[list[str]]]) -> str:
     """The tables as a page."""
     parts = [PAGE]
     for name, (header, *lines) in tables.items():
-        parts += [f"\n## {name}\n", _line(header), _line(["---"] * len(header))]
-        parts += [_line(line) for line in lines]
+        parts += [f"\n## {name}\n", markdown_table(header, lines)]
     return "\n".join(parts) + "\n"
-
-
-def _line(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 PAGE = f"""# What training takes in memory

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from benchmarks.shaping import seeds
 from benchmarks.shaping.protocol import BASELINE
+from benchmarks.tables import markdown_table
 
 Results = dict[str, Any]
 Rows = list[list[str]]
@@ -22,7 +23,7 @@ COLUMNS = (
     "KL to base",
     "CLIP diversity",
 )
-TRIED = ("method", "learning rate", "clip range", "training reward, last third")
+TRIED = ("method", "learning rate", "clip range", "training reward, last rounds")
 
 
 def comparison(results: Results, task: str) -> Rows:
@@ -85,12 +86,6 @@ def tried(results: Results, task: str) -> Rows:
     return sorted(rows, key=lambda row: results["methods"].index(row[0]))
 
 
-def markdown(columns: Sequence[str], rows: Rows) -> str:
-    """A table in Markdown."""
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def rich_table(title: str, columns: Sequence[str], rows: Rows) -> Table:
     """A table for the terminal."""
     table = Table(title=title, title_justify="left")
@@ -105,6 +100,6 @@ def document(results: Results) -> str:
     """All tables in Markdown."""
     parts = []
     for task in results["tasks"]:
-        parts.append(f"## {task}\n\n{markdown(COLUMNS, comparison(results, task))}")
-        parts.append(f"### What was tried\n\n{markdown(TRIED, tried(results, task))}")
+        parts.append(f"## {task}\n\n{markdown_table(COLUMNS, comparison(results, task))}")
+        parts.append(f"### What was tried\n\n{markdown_table(TRIED, tried(results, task))}")
     return "\n\n".join(parts) + "\n"

@@ -1,6 +1,6 @@
 """One measured case as JSON, and the table of all of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,13 @@ from benchmarks.step_signal.moments import (
     measured_weights,
     moments,
 )
+from benchmarks.tables import markdown_table
 
 Case = dict[str, Any]
 """What was measured of one policy, as JSON has it."""
+
+RATIOS = ("weights", "signal² / noise² of one batch", "standard error")
+"""The columns of the table of weightings."""
 
 FITTED = "best possible, fitted to these batches"
 CROSS_FITTED = "best possible, fitted to the other half"
@@ -66,29 +70,25 @@ def document(cases: Mapping[str, Case]) -> str:
 def _section(name: str, case: Case) -> str:
     what = f"{case['model']}, {case['reward']}, {case['policy']}, {case['weights']}"
     steps = [
-        ["step", *(str(i) for i in case["steps"])],
         ["g", *(f"{g:.3g}" for g in case["gradient_scale"])],
         ["noise/g, geometric mean 1", *(f"{r:.2f}" for r in case["noise_over_scale"])],
         ["signal² / noise²", *_step_ratios(case)],
         ["best weights, fitted", *(f"{w:.3f}" for w in case["best_weights"])],
     ]
-    ratios = [["weights", "signal² / noise² of one batch", "standard error"]]
-    for weighting, (value, error) in case["signal_to_noise"].items():
-        ratios.append([weighting, f"{value:.4f}", "" if error is None else f"{error:.4f}"])
+    ratios = [
+        [weighting, f"{value:.4f}", "" if error is None else f"{error:.4f}"]
+        for weighting, (value, error) in case["signal_to_noise"].items()
+    ]
     return (
         f"\n## {name}\n\n{what}; {case['batches']} batches of {case['images']} images.\n\n"
-        f"{_table(steps)}\n\n{_table(ratios)}"
+        f"{markdown_table(['step', *map(str, case['steps'])], steps)}\n\n"
+        f"{markdown_table(RATIOS, ratios)}"
     )
 
 
 def _step_ratios(case: Case) -> list[str]:
     parts = zip(case["signal_squared"], case["signal_squared_error"], case["noise"], strict=True)
     return [f"{s / n**2:.3f} ± {e / n**2:.3f}" for s, e, n in parts]
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    header, *lines = rows
-    return "\n".join(f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *lines))
 
 
 PAGE = """# Signal and noise of every step's policy gradient

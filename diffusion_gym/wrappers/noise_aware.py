@@ -34,7 +34,7 @@ class NoiseAwareReward(CreditReward):
     combination weighs them by the inverse of their variances, g_i^−2 (Gauss and Markov). Equal
     parts of all steps in the loss's gradient, g_i^−1, are the weights of PCPO (arXiv 2509.25774).
     ``python -m benchmarks.step_signal`` measures signal and noise of every step. The default lies
-    between the two: it keeps nine tenths of the signal-to-noise of p = 2, and learned as fast on
+    between the two: it keeps 86% of the signal-to-noise of p = 2, and learned as fast on
     the embedded model with less drift (docs/noise_aware.md).
 
     Around `B2DiffuRLReward`, the weights are those of the steps that are trained.

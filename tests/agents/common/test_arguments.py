@@ -7,7 +7,7 @@ import gymnasium
 import pytest
 
 import diffusion_gym  # noqa: F401 (registers the environment)
-from agents.common.arguments import check_env
+from agents.common.arguments import check_noise
 from agents.common.sb3_vec_env import SB3VecEnv
 from diffusion_gym.errors import InvalidInputError
 
@@ -26,5 +26,5 @@ def test_why_there_is_nothing_to_train_on(
         "DiffusionT2I-v0", num_envs=1, model=str(sdxl_folder), array_type="torch", **options
     )
     with pytest.raises(InvalidInputError, match=f"no step of this environment .*{reason}"):
-        check_env(SB3VecEnv(envs), samples_per_prompt=1, batches_per_round=1, advantage="prompt")
+        check_noise(SB3VecEnv(envs))
     envs.close()

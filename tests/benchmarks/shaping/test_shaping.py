@@ -15,6 +15,7 @@ from benchmarks.shaping.__main__ import publish
 from benchmarks.shaping.comparison import compare
 from benchmarks.shaping.protocol import BUDGETS, METHODS, TASKS, Budget, as_json
 from benchmarks.shaping.runs import Run, complete
+from benchmarks.tables import markdown_table
 from diffusion_gym.errors import InvalidInputError
 
 ROOT = Path(__file__).parents[3]
@@ -159,5 +160,5 @@ def test_the_readme_has_the_published_tables(budget):
     readme = (ROOT / "README.md").read_text()
     assert results["budget"] == as_json(BUDGETS[budget])
     for task in results["tasks"]:
-        assert report.markdown(report.COLUMNS, report.comparison(results, task)) in readme
+        assert markdown_table(report.COLUMNS, report.comparison(results, task)) in readme
     assert file.with_suffix(".md").read_text() == report.document(results)
