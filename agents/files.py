@@ -97,13 +97,17 @@ def _target(path: Path) -> Path:
     """
     try:
         target = path.resolve()
-        there = path.exists()  # before links are followed: /dev/stdout leads to no path at all
+        # Asked once, and before links are followed: another process may be replacing what is
+        # there, and /dev/stdout leads to no path at all.
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):  # free, or for the writer to complain of
+        return path.resolve()
     except (OSError, RuntimeError) as error:  # a circle of links, a name that is too long
         raise InvalidInputError(
             f"expected a file or a folder to write to, got {one_line(str(path))}: "
             f"{first_line(error)}"
         ) from error
-    if there and not (path.is_file() or path.is_dir()):
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise InvalidInputError(f"expected a file or a folder to write to, got {path}")
     return target
 
@@ -151,13 +155,13 @@ def _settle(partial: Path, target: Path) -> None:
     Some libraries make files that only their owner may read. A file that is replaced keeps its
     mode.
     """
-    mode = target.stat().st_mode if target.is_file() else _mode_of_new_files(partial)
+    replaced = target.stat().st_mode if target.is_file() else None
+    new = _mode_of_new_files(partial)
     for path in (partial, *(partial.rglob("*") if partial.is_dir() else ())):
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
             continue
-        if path.is_file():
-            own = 0 if target.is_file() else path.stat().st_mode  # a program stays one
-            path.chmod(stat.S_IMODE(own | mode))
+        if path.is_file():  # a program stays one
+            path.chmod(stat.S_IMODE(path.stat().st_mode | new if replaced is None else replaced))
         _sync(path)
 
 
