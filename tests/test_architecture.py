@@ -81,7 +81,15 @@ ORDER = {
     ),
     "agents.runs.presets": (),
     "benchmarks": (
-        *("tables", "bare_loop", "versus_bare_loop", "memory", "emoji64", "step_signal", "shaping"),
+        *(
+            "tables",
+            "bare_loop",
+            "versus_bare_loop",
+            "memory",
+            "emoji64",
+            "step_signal",
+            "comparison",
+        ),
     ),
     "benchmarks.memory": ("tracing", "networks", "estimate", "__main__"),
     "benchmarks.emoji64": (
@@ -90,8 +98,8 @@ ORDER = {
         *("train_denoiser", "train_verifier", "measures", "export", "evaluate", "recipe"),
         "__main__",
     ),
-    "benchmarks.shaping": (
-        *("controls", "protocol", "seeds", "runs", "search", "results", "comparison"),
+    "benchmarks.comparison": (
+        *("controls", "protocol", "seeds", "runs", "search", "results", "compare"),
         *("curves", "report", "__main__"),
     ),
     "benchmarks.step_signal": (

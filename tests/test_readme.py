@@ -19,7 +19,7 @@ import matplotlib
 import pytest
 import torch
 
-from benchmarks.shaping.protocol import Budget
+from benchmarks.comparison.protocol import Budget
 from diffusion_gym.rewards import registry
 
 ROOT = Path(__file__).parents[1]
@@ -36,7 +36,7 @@ QUICK = {
     "agents.evaluate": "--count 2 --samples 1",
     "benchmarks.bare_loop": "--images 64",
     "benchmarks.versus_bare_loop": "--seeds 1 --images 64 --output results",
-    "benchmarks.shaping": "--tasks house_style --methods sparse --workers 1 --results tables",
+    "benchmarks.comparison": "--tasks house_style --methods sparse --workers 1 --results tables",
     "benchmarks.step_signal": "--batches 4 --num-envs 4 --samples-per-prompt 4 --results signal",
     "benchmarks.emoji64": "--toy --device cpu",
     "benchmarks.emoji64.evaluate": "--prompts 4",
@@ -44,6 +44,7 @@ QUICK = {
 
 SMALL_BUDGET = Budget(
     images=4,
+    tasks=("house_style",),
     methods=("sparse",),
     seeds=(0,),
     search_seeds=(1,),
@@ -55,7 +56,7 @@ SMALL_BUDGET = Budget(
 
 #: Constants that stand in the way of a quick command and have no option.
 SMALLER: dict[str, dict[str, Any]] = {
-    "benchmarks.shaping": {"BUDGETS": dict.fromkeys(("256", "1200"), SMALL_BUDGET)},
+    "benchmarks.comparison": {"BUDGETS": dict.fromkeys(("256", "1200"), SMALL_BUDGET)},
     "benchmarks.emoji64.evaluate": {
         "DIVERSITY_COPIES": 2,
         "DIVERSITY_STEPS": 2,

@@ -10,23 +10,26 @@ from rich.console import Console
 from agents.runs.builders import make_env
 from agents.runs.methods import Method, register, shape_rewards
 from agents.runs.settings import TrainSettings
-from benchmarks.shaping import report, seeds
-from benchmarks.shaping.__main__ import publish
-from benchmarks.shaping.comparison import compare
-from benchmarks.shaping.protocol import BUDGETS, METHODS, TASKS, Budget, as_json
-from benchmarks.shaping.runs import Run, complete
+from benchmarks.comparison import report, seeds
+from benchmarks.comparison.__main__ import publish
+from benchmarks.comparison.compare import compare
+from benchmarks.comparison.protocol import BUDGETS, METHODS, Budget, as_json
+from benchmarks.comparison.runs import Run, complete
 from benchmarks.tables import markdown_table
 from diffusion_gym.errors import InvalidInputError
 
 ROOT = Path(__file__).parents[3]
+PUBLISHED = sorted((ROOT / "benchmarks" / "results").glob("comparison-*.json"))
 
 TOY = Budget(
     images=20,
-    methods=("sparse", "b2"),
+    tasks=("house_style",),
+    methods=("sparse", "b2", "nft"),
     seeds=(0,),
     search_seeds=(100, 101),
     judged=1 / 2,
     learning_rates=(1e-4, 2e-4),
+    clip_ranges=(2e-3, 1e-1),
     evaluations=3,
     common={"num_envs": 10, "samples_per_prompt": 5, "num_inference_steps": 2},
     evaluation={"eval_prompts": 2, "eval_samples": 2},
@@ -35,8 +38,8 @@ TOY = Budget(
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("shaping")
-    results = compare(TOY, ["house_style"], ["sparse", "b2"], folder / "runs", workers=2)
+    folder = tmp_path_factory.mktemp("comparison")
+    results = compare(TOY, ["house_style"], ["sparse", "b2", "nft"], folder / "runs", workers=2)
     return folder, results
 
 
@@ -51,12 +54,14 @@ def test_every_method_gets_the_same_budget(finished):
     assert {run["summary"]["images"] for run in results["runs"]} == {20}
     for method in ("sparse", "b2"):
         trials = [trial for trial in results["search"] if trial["method"] == method]
-        rates = [trial["learning_rate"] for trial in trials[:3]]
+        rates = [trial["searched"]["learning_rate"] for trial in trials[:3]]
         better = max(trials[:2], key=lambda trial: trial["reward"])
         assert rates == [1e-4, 2e-4, 4e-4 if better is trials[1] else 5e-5]
         best = max(trials[:3], key=lambda trial: trial["reward"])
-        assert trials[3]["learning_rate"] == best["learning_rate"]
-        assert len({trial["clip_range"] for trial in trials}) == 2
+        assert trials[3]["searched"]["learning_rate"] == best["searched"]["learning_rate"]
+        assert len({trial["searched"]["clip_range"] for trial in trials}) == 2
+    nft = [trial["searched"] for trial in results["search"] if trial["method"] == "nft"]
+    assert [list(searched) for searched in nft] == [["learning_rate"]] * 3  # it has no clip range
     sparse, b2 = (seeds.of_method(results["runs"], "house_style", m)[0] for m in ("sparse", "b2"))
     queries = [point["reward_queries"] for point in sparse["curve"]]
     assert queries == [point["reward_queries"] for point in b2["curve"]] == [0, 10, 20]
@@ -69,7 +74,7 @@ def test_every_method_gets_the_same_budget(finished):
 def test_results_survive_a_second_call_and_a_file(finished):
     folder, results = finished
     files = {f: f.stat().st_mtime_ns for f in (folder / "runs").rglob("*.json")}
-    again = compare(TOY, ["house_style"], ["sparse", "b2"], folder / "runs", workers=2)
+    again = compare(TOY, ["house_style"], ["sparse", "b2", "nft"], folder / "runs", workers=2)
     assert again == results
     assert files == {f: f.stat().st_mtime_ns for f in (folder / "runs").rglob("*.json")}
     publish(results, folder / "results", "toy", Console(quiet=True))
@@ -98,7 +103,7 @@ def test_budgets_name_methods_that_there_are():
     for budget in BUDGETS.values():
         assert set(budget.methods) <= set(METHODS)
         assert not set(budget.seeds) & set(budget.search_seeds)
-        for task in TASKS:
+        for task in budget.tasks:
             for method in budget.methods:
                 assert TrainSettings.of(**budget.measured(task, method, 0)).rounds > 1
 
@@ -153,12 +158,11 @@ def test_spent_until_goes_along_the_curve(target, expected):
     assert seeds.spent_until(spent, rewards, target) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("budget", BUDGETS)
-def test_the_readme_has_the_published_tables(budget):
-    file = ROOT / "benchmarks" / "results" / f"shaping-{budget}.json"
+@pytest.mark.parametrize("file", PUBLISHED, ids=lambda file: file.stem)
+def test_the_readme_has_the_published_tables(file):
     results = json.loads(file.read_text())
     readme = (ROOT / "README.md").read_text()
-    assert results["budget"] == as_json(BUDGETS[budget])
+    assert results["budget"] == as_json(BUDGETS[file.stem.removeprefix("comparison-")])
     for task in results["tasks"]:
         assert markdown_table(report.COLUMNS, report.comparison(results, task)) in readme
     assert file.with_suffix(".md").read_text() == report.document(results)

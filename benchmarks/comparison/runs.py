@@ -9,7 +9,7 @@ from rich.console import Console
 from agents.runs.run_folder import RunFolder
 from agents.runs.settings import TrainSettings
 from agents.runs.training import Training
-from benchmarks.shaping.protocol import Options
+from benchmarks.comparison.protocol import Options
 
 
 @dataclass(frozen=True)

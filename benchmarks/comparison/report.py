@@ -1,13 +1,13 @@
 """The tables of the comparison, for the terminal and as Markdown."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from rich.table import Table
 
-from benchmarks.shaping import seeds
-from benchmarks.shaping.protocol import BASELINE
+from benchmarks.comparison import seeds
+from benchmarks.comparison.protocol import BASELINE
 from benchmarks.tables import markdown_table
 
 Results = dict[str, Any]
@@ -15,7 +15,7 @@ Rows = list[list[str]]
 
 COLUMNS = (
     "method",
-    "learning rate, clip range",
+    "searched",
     "held-out gain [least, most of the seeds]",
     f"more than {BASELINE} [95%]",
     f"queries to {BASELINE}'s final reward",
@@ -23,7 +23,7 @@ COLUMNS = (
     "KL to base",
     "CLIP diversity",
 )
-TRIED = ("method", "learning rate", "clip range", "training reward, last rounds")
+TRIED = ("method", "searched", "training reward, last rounds")
 
 
 def comparison(results: Results, task: str) -> Rows:
@@ -50,7 +50,7 @@ def _row(
     ]
     return [
         method,
-        f"{runs[0]['learning_rate']:g}, {runs[0]['clip_range']:g}",
+        shown(runs[0]["searched"]),
         f"{gains.mean():+.3f} [{gains.min():+.3f}, {gains.max():+.3f}]",
         "" if method == BASELINE else str(seeds.advantage(runs, baseline)),
         until,
@@ -74,16 +74,20 @@ def tried(results: Results, task: str) -> Rows:
     for trial in results["search"]:
         if trial["task"] == task:
             chosen = seeds.of_method(results["runs"], task, trial["method"])[0]
-            mark = all(trial[key] == chosen[key] for key in ("learning_rate", "clip_range"))
+            mark = trial["searched"] == chosen["searched"]
             rows.append(
                 [
                     trial["method"],
-                    f"{trial['learning_rate']:g}",
-                    f"{trial['clip_range']:g}",
+                    shown(trial["searched"]),
                     f"{trial['reward']:.3f}{' (chosen)' if mark else ''}",
                 ]
             )
     return sorted(rows, key=lambda row: results["methods"].index(row[0]))
+
+
+def shown(searched: Mapping[str, float]) -> str:
+    """What was searched, as a cell of a table has it."""
+    return ", ".join(f"{name.replace('_', ' ')} {searched[name]:g}" for name in sorted(searched))
 
 
 def rich_table(title: str, columns: Sequence[str], rows: Rows) -> Table:

@@ -1,6 +1,6 @@
 """Tuning every method with the same number of runs of the same length."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,8 +9,8 @@ import numpy as np
 
 from agents.runs.run_folder import RunFolder
 from agents.runs.settings import TrainSettings
-from benchmarks.shaping.protocol import Budget
-from benchmarks.shaping.runs import Run, complete
+from benchmarks.comparison.protocol import Budget
+from benchmarks.comparison.runs import Run, complete
 
 
 @dataclass(frozen=True)
@@ -20,26 +20,24 @@ class Trial:
     Attributes:
         task: The task.
         method: The method.
-        learning_rate: AdamW's.
-        clip_range: PPO's.
+        searched: The options that were tried, by the names of `TrainSettings`.
         reward: Mean training reward of the last rounds, over the search's seeds.
     """
 
     task: str
     method: str
-    learning_rate: float
-    clip_range: float
+    searched: dict[str, float]
     reward: float
 
     @property
-    def setting(self) -> tuple[str, str, float, float]:
-        """What was tried."""
-        return self.task, self.method, self.learning_rate, self.clip_range
+    def learning_rate(self) -> float:
+        """AdamW's."""
+        return self.searched["learning_rate"]
 
     @property
     def name(self) -> str:
         """For folders."""
-        return setting_name(self.learning_rate, self.clip_range)
+        return setting_name(self.searched)
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -50,8 +48,9 @@ class Search:
     """Searches a method's learning rate, then its clip range, by the training reward.
 
     It starts with two learning rates, goes on to a third beyond the better of the two, by their
-    ratio, and then tries the best of the three with the clip range that the method was not
-    published with. The held-out prompts are not looked at: they are for the measured runs alone.
+    ratio, and then, where the budget has clip ranges and the method one, tries the best of the
+    three with the clip range that it was not published with. The held-out prompts are not looked
+    at: they are for the measured runs alone.
 
     Args:
         budget: What every method gets.
@@ -68,32 +67,35 @@ class Search:
         """Everything that was tried for a method on a task, in this order."""
         published = self._published_clip_range(task, method)
         low, high = self.budget.learning_rates
-        trials = [self._try(task, method, rate, published) for rate in (low, high)]
+        trials = [self._try(task, method, published | {"learning_rate": r}) for r in (low, high)]
         beyond = high * high / low if best(trials).learning_rate == high else low * low / high
-        trials.append(self._try(task, method, rounded(beyond), published))
-        rate = best(trials).learning_rate
-        others = (clip_range for clip_range in self.budget.clip_ranges if clip_range != published)
-        return trials + [self._try(task, method, rate, clip_range) for clip_range in others]
+        trials.append(self._try(task, method, published | {"learning_rate": rounded(beyond)}))
+        searched = best(trials).searched
+        for clip_range in self.budget.clip_ranges if published else ():
+            if clip_range != published["clip_range"]:
+                trials.append(self._try(task, method, searched | {"clip_range": clip_range}))
+        return trials
 
-    def _try(self, task: str, method: str, learning_rate: float, clip_range: float) -> Trial:
-        setting = (task, method, learning_rate, clip_range)
-        known = next((trial for trial in self.known if trial.setting == setting), None)
-        if known is not None:
-            return known
-        searched = {"learning_rate": learning_rate, "clip_range": clip_range}
+    def _try(self, task: str, method: str, searched: dict[str, float]) -> Trial:
+        for trial in self.known:
+            if (trial.task, trial.method, trial.searched) == (task, method, searched):
+                return trial
         rewards = []
         for seed in self.budget.search_seeds:
-            name = f"{setting_name(learning_rate, clip_range)}-seed{seed}"
             options = self.budget.searched(task, method, seed) | searched
-            run = complete(Run(self.folder / task / method / name, options))
+            path = self.folder / task / method / f"{setting_name(searched)}-seed{seed}"
+            run = complete(Run(path, options))
             rewards.append(last_reward(run.folder, self.budget.judged))
-        return Trial(*setting, reward=float(np.mean(rewards)))
+        return Trial(task, method, searched, reward=float(np.mean(rewards)))
 
-    def _published_clip_range(self, task: str, method: str) -> float:
+    def _published_clip_range(self, task: str, method: str) -> dict[str, float]:
+        """None where no clip range is searched, or the method has none."""
         options = self.budget.searched(task, method, self.budget.search_seeds[0])
-        clip_range = TrainSettings.of(**options).ppo.clip_range
-        assert not callable(clip_range)
-        return clip_range
+        settings = TrainSettings.of(**options)
+        if not self.budget.clip_ranges or settings.run.algorithm != "ppo":
+            return {}
+        assert not callable(settings.ppo.clip_range)
+        return {"clip_range": settings.ppo.clip_range}
 
 
 def rounded(rate: float) -> float:
@@ -101,9 +103,9 @@ def rounded(rate: float) -> float:
     return float(f"{rate:.3g}")
 
 
-def setting_name(learning_rate: float, clip_range: float) -> str:
+def setting_name(searched: Mapping[str, float]) -> str:
     """A folder's name for what is searched."""
-    return f"rate{learning_rate:g}-clip{clip_range:g}"
+    return "-".join(f"{name}{searched[name]:g}" for name in sorted(searched))
 
 
 def best(trials: list[Trial]) -> Trial:

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.shaping.protocol import METHODS, TASKS, Budget, as_json
-from benchmarks.shaping.results import measured
-from benchmarks.shaping.runs import Run, complete
-from benchmarks.shaping.search import Search, Trial, best
+from benchmarks.comparison.protocol import METHODS, TASKS, Budget, as_json
+from benchmarks.comparison.results import measured
+from benchmarks.comparison.runs import Run, complete
+from benchmarks.comparison.search import Search, Trial, best
 
 Measured = dict[str, Any]
 """The figures of one run."""
@@ -101,15 +101,10 @@ def tune_and_measure(budget: Budget, folder: Path, pair: Pair, known: Outcome | 
     known_trials, known_runs = known or ([], [])
     trials = Search(budget, folder / "search", known_trials)(task, method)
     chosen = best(trials)
-    searched = {"learning_rate": chosen.learning_rate, "clip_range": chosen.clip_range}
-    finished = {
-        run["seed"]: run
-        for run in known_runs
-        if all(run[name] == value for name, value in searched.items())
-    }
+    finished = {run["seed"]: run for run in known_runs if run["searched"] == chosen.searched}
     for seed in budget.seeds:
         if seed not in finished:
             path = folder / "measured" / task / method / f"{chosen.name}-seed{seed}"
-            run = complete(Run(path, budget.measured(task, method, seed) | searched))
-            finished[seed] = measured(task, method, run.folder)
+            run = complete(Run(path, budget.measured(task, method, seed) | chosen.searched))
+            finished[seed] = measured(task, method, chosen.searched, run.folder)
     return trials, [finished[seed] for seed in budget.seeds]

@@ -1,4 +1,4 @@
-"""Compares reward shapings at equal reward queries: ``python -m benchmarks.shaping``.
+"""Compares methods at equal reward queries: ``python -m benchmarks.comparison``.
 
 Every method is tuned with the same budget, then trained with several seeds. What is finished is
 kept: the command may be stopped at any time and given again.
@@ -12,9 +12,9 @@ from pathlib import Path
 from rich.console import Console
 
 from agents.runs.run_folder import write_json
-from benchmarks.shaping import curves, report
-from benchmarks.shaping.comparison import Results, compare
-from benchmarks.shaping.protocol import BASELINE, BUDGETS, METHODS, TASKS
+from benchmarks.comparison import curves, report
+from benchmarks.comparison.compare import Results, compare
+from benchmarks.comparison.protocol import BASELINE, BUDGETS, METHODS, TASKS
 
 RESULTS = Path(__file__).parents[1] / "results"
 
@@ -42,15 +42,15 @@ def main() -> None:
     parser.add_argument(
         "--budget", choices=BUDGETS, default="256", help="reward queries of a run (default: 256)"
     )
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, help="default: the budget's")
     parser.add_argument("--methods", nargs="+", choices=METHODS, help="default: the budget's")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="methods at a time")
-    parser.add_argument("--output", type=Path, default=Path("runs/shaping"), help="the runs")
+    parser.add_argument("--output", type=Path, default=Path("runs/comparison"), help="the runs")
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
         "--results",
         type=Path,
-        default=Path("runs/shaping/results"),
+        default=Path("runs/comparison/results"),
         help="figures, tables, picture; figures that are there are not measured again",
     )
     where.add_argument(
@@ -66,7 +66,7 @@ def main() -> None:
         help="of the figures in --results",
     )
     options = parser.parse_args()
-    budget, name = BUDGETS[options.budget], f"shaping-{options.budget}"
+    budget, name = BUDGETS[options.budget], f"comparison-{options.budget}"
     methods = options.methods or budget.methods
     if BASELINE not in methods:
         parser.error(f"--methods must name the baseline, {BASELINE!r}")
@@ -79,7 +79,7 @@ def main() -> None:
     else:
         results = compare(
             budget,
-            options.tasks,
+            options.tasks or budget.tasks,
             methods,
             options.output / options.budget,
             options.workers,

@@ -5,7 +5,7 @@ from typing import Any
 
 import matplotlib
 
-from benchmarks.shaping import seeds
+from benchmarks.comparison import seeds
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

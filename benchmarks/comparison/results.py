@@ -1,5 +1,6 @@
 """The figures of all runs in one file, from which table and picture are made."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from agents.runs.run_folder import RunFolder
@@ -12,15 +13,16 @@ CURVE = {
 """What is kept of an evaluation during training, and its column in the run's metrics."""
 
 
-def measured(task: str, method: str, folder: RunFolder) -> dict[str, Any]:
-    """The figures of one run, as JSON has them."""
+def measured(
+    task: str, method: str, searched: Mapping[str, float], folder: RunFolder
+) -> dict[str, Any]:
+    """The figures of one run with what the search has found, as JSON has them."""
     settings = folder.settings
     return {
         "task": task,
         "method": method,
         "seed": settings.run.seed,
-        "learning_rate": settings.ppo.learning_rate,
-        "clip_range": settings.ppo.clip_range,
+        "searched": dict(searched),
         "curve": held_out_curve(folder),
         "training": [row["rollout/reward_mean"] for row in folder.metrics()],
         "summary": folder.summary(),
