@@ -58,8 +58,9 @@ ORDER = {
         "model_spec",
     ),
     "agents.common": (
-        *("advantages", "sb3_vec_env", "arguments", "trees", "checkpoint_folder", "checkpoint"),
-        *("round_config", "episodes", "rollout", "figures", "surrogate", "image_algorithm"),
+        *("advantages", "sb3_vec_env", "arguments", "trees", "processes", "checkpoint_folder"),
+        *("checkpoint", "round_config", "episodes", "rollout", "figures", "surrogate"),
+        "image_algorithm",
     ),
     "agents.ppo": (
         *("config", "buffer", "rollout", "standardisation", "update", "ppo", "step_rewards"),

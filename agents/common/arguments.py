@@ -96,12 +96,13 @@ def check_noise(env: SB3VecEnv) -> None:
 
 
 def check_groups(
-    env: SB3VecEnv, *, samples_per_prompt: int, batches_per_round: int, advantage: str
+    env: SB3VecEnv, *, images: int, samples_per_prompt: int, batches_per_round: int, advantage: str
 ) -> None:
     """Checks that groups of images fit into a batch, and that they have something to compare.
 
     Args:
         env: The environment.
+        images: Images of a batch, in all processes.
         samples_per_prompt: Images of one prompt in a batch.
         batches_per_round: Batches in a round, over which groups are formed.
         advantage: The baseline, "group" or "prompt".
@@ -109,9 +110,9 @@ def check_groups(
     Raises:
         InvalidInputError: They do not fit, or every image would be compared with itself alone.
     """
-    if env.num_envs % samples_per_prompt:
+    if images % samples_per_prompt:
         raise InvalidInputError(
-            f"expected samples_per_prompt to divide num_envs ({env.num_envs}), "
+            f"expected samples_per_prompt to divide num_envs ({images}), "
             f"got {shown(samples_per_prompt)}"
         )
     for shaping in shapings(env.vector_env):
@@ -120,7 +121,7 @@ def check_groups(
                 "expected samples_per_prompt to be a multiple of B2DiffuRLReward's branches "
                 f"({shaping.branches}), which share their prompt, got {shown(samples_per_prompt)}"
             )
-    prompts_differ = batches_per_round == 1 and len(env.base_env.prompts) >= env.num_envs
+    prompts_differ = batches_per_round == 1 and len(env.base_env.prompts) >= images
     if advantage == "group" and samples_per_prompt == 1 and prompts_differ:
         raise InvalidInputError(
             "with samples_per_prompt=1 every image is a group of its own, whose advantage is 0, so "

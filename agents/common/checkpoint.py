@@ -14,7 +14,9 @@ from stable_baselines3.common.utils import get_device
 from torch import Tensor
 
 from agents.common.checkpoint_folder import Checkpoint, read_checkpoint, write_checkpoint
+from agents.common.processes import Processes
 from agents.common.sb3_vec_env import SB3VecEnv, wrap_env
+from agents.common.trees import flatten, unflatten
 from agents.policy import UNetPolicy
 from agents.policy.model_spec import ModelSpec, check_same_weights, load_spec, model_spec
 from diffusion_gym.checks import checked
@@ -24,6 +26,9 @@ from diffusion_gym.errors import DiffusionGymError, InvalidInputError, one_line
 
 BUFFERS = {"ep_info_buffer": {"r": 0.0, "l": 0, "t": 0.0}, "ep_success_buffer": 0.0}
 """Stable-Baselines3's of the last episodes, and what their entries are made as."""
+
+OWN = ("counters", "denoiser_evaluations", "wrappers", "env", "random")
+"""What each of several processes has of its own; everything else is the same in all."""
 
 
 @runtime_checkable
@@ -47,6 +52,7 @@ class Resumable(Protocol):
         model_spec: The model that it trains on.
         prompt_rng: Draws prompts.
         shuffle_generator: Shuffles minibatches.
+        processes: Those that train it together.
     """
 
     COUNTERS: ClassVar[tuple[str, ...]]
@@ -55,6 +61,7 @@ class Resumable(Protocol):
     model_spec: ModelSpec
     prompt_rng: Any
     shuffle_generator: Any
+    processes: Processes
     _stats_window_size: int
     _last_obs: Any
     _last_episode_starts: Any
@@ -73,7 +80,7 @@ _Agent = TypeVar("_Agent", bound=Resumable)
 
 
 def save_checkpoint(agent: Resumable, folder: str | Path) -> Path:
-    """Writes a checkpoint between two rounds.
+    """Writes a checkpoint between two rounds; where several processes train, all call it.
 
     Whatever interrupts it, ``folder`` either is complete or does not exist.
 
@@ -87,7 +94,19 @@ def save_checkpoint(agent: Resumable, folder: str | Path) -> Path:
     Raises:
         InvalidInputError: The agent was built with something that no file can hold.
     """
-    folder = Path(folder)
+    folder, processes = Path(folder), agent.processes
+    state, others = _state(agent), []
+    if not processes.alone:
+        own = {} if processes.is_main else {name: state[name] for name in OWN}
+        # By way of the host's memory, whatever device its tensors are on.
+        others = [unflatten(*parts) for parts in processes.gathered(flatten(own))[1:]]
+    processes.from_main(lambda: _write(agent, state, tuple(others), folder))
+    return folder
+
+
+def _write(
+    agent: Resumable, state: dict[str, Any], others: tuple[dict[str, Any], ...], folder: Path
+) -> None:
     arguments = agent.constructor_arguments()
     functions = [name for name, value in arguments.items() if callable(value)]
     checkpoint = Checkpoint(
@@ -101,10 +120,10 @@ def save_checkpoint(agent: Resumable, folder: str | Path) -> Path:
         },
         weights=agent.policy.state_dict(),
         optimizer=agent.policy.optimizer.state_dict(),
-        state=_state(agent),
+        state=state,
+        others=others,
     )
     write_checkpoint(checkpoint, folder)
-    return folder
 
 
 def _state(agent: Resumable) -> dict[str, Any]:
@@ -167,8 +186,8 @@ def resume_agent(
             was built with.
 
     Raises:
-        InvalidInputError: The checkpoint is damaged; or agent, environment, policy class or
-            functions are not those that it was written with.
+        InvalidInputError: The checkpoint is damaged; or agent, environment, policy class,
+            functions or the number of processes are not those that it was written with.
     """
     checkpoint = read_checkpoint(Path(checked("folder", folder, str)))
     env = wrap_env(env)
@@ -187,11 +206,14 @@ def restore(agent: Resumable, checkpoint: Checkpoint) -> None:
     """
     env = agent.env
     _check_policy_class(checkpoint, type(agent.policy))
+    _check_processes(checkpoint, agent.processes)
     _load_weights(agent.policy, checkpoint.weights)
     with _in_words("the optimiser's state"):
         _check_optimizer(agent.policy.optimizer, checkpoint.optimizer)
         agent.policy.optimizer.load_state_dict(checkpoint.optimizer)
     state = checkpoint.state
+    if not agent.processes.is_main:
+        state = state | checkpoint.others[agent.processes.rank - 1]
     with _in_words("the state of the training"):
         _restore_counters(agent, state)
         _restore_stateful(agent, state)
@@ -280,6 +302,17 @@ def _check_policy_class(checkpoint: Checkpoint, policy_class: type) -> None:
         raise InvalidInputError(
             f"expected the checkpoint of a {policy_class.__name__}, got that of a {saved}: "
             "a checkpoint holds no classes, so name yours when loading it"
+        )
+
+
+def _check_processes(checkpoint: Checkpoint, processes: Processes) -> None:
+    saved = 1 + len(checkpoint.others)
+    if saved != processes.count:
+        how = f"torchrun --nproc-per-node {saved}" if saved > 1 else "one process alone"
+        raise InvalidInputError(
+            "each process goes on with random numbers and a part of the environment of its own: "
+            f"expected as many as have written the checkpoint, {saved} ({how}), got "
+            f"{processes.count}"
         )
 
 

@@ -6,7 +6,9 @@
     state.safetensors      the tensors among the states: latents, torch's generators
     weights.safetensors    the policy's trained parameters
     optimizer.safetensors  the optimiser's tensors
-    SHA256SUMS             of the four, as ``sha256sum --check`` reads it
+    rank-00001.json, …     where several processes train: what each but the first has of its own,
+    rank-00001.safetensors   states of its random generators and of its part of the environment
+    SHA256SUMS             of all these, as ``sha256sum --check`` reads it
 
 Nothing in them is code: who opens another's checkpoint runs nothing of it.
 """
@@ -33,6 +35,7 @@ WEIGHTS, OPTIMIZER = "weights.safetensors", "optimizer.safetensors"
 SUMS = "SHA256SUMS"
 FILES = (STATE, TENSORS, WEIGHTS, OPTIMIZER)
 
+_RANKED = re.compile(r"rank-[0-9]{5}\.(json|safetensors)")
 _NAME = re.compile(r"round-([0-9]{6,})")
 
 
@@ -45,12 +48,15 @@ class Checkpoint:
         weights: The policy's trained parameters by name.
         optimizer: The optimiser's state dictionary.
         state: Everything else that changes in training, by name.
+        others: Where several processes train: of the state, what each process but the first has of
+            its own, in their order.
     """
 
     agent: dict[str, Any]
     weights: dict[str, Tensor]
     optimizer: dict[str, Any]
     state: dict[str, Any]
+    others: tuple[dict[str, Any], ...] = ()
 
 
 def write_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
@@ -68,15 +74,21 @@ def write_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
     state, tensors = flatten(checkpoint.state)
     optimizer, moments = flatten(checkpoint.optimizer)
     content = {"format": FORMAT, "agent": agent, "state": state, "optimizer": optimizer}
-    text = json.dumps(content, allow_nan=False)
+    plain = {STATE: content}
     _, weights = flatten(checkpoint.weights)
+    named = {TENSORS: tensors, WEIGHTS: weights, OPTIMIZER: moments}
+    for rank, own in enumerate(checkpoint.others, start=1):
+        text_name, tensors_name = _rank_files(rank)
+        plain[text_name], named[tensors_name] = flatten(own)
+    texts = {name: json.dumps(values, allow_nan=False) for name, values in plain.items()}
     folder.parent.mkdir(parents=True, exist_ok=True)
     with atomic(folder) as partial:
         partial.mkdir()
-        (partial / STATE).write_text(text + "\n", encoding="utf-8")
-        for name, values in ((TENSORS, tensors), (WEIGHTS, weights), (OPTIMIZER, moments)):
+        for name, text in texts.items():
+            (partial / name).write_text(text + "\n", encoding="utf-8")
+        for name, values in named.items():
             save_file(values, partial / name)
-        sums = (f"{_sha256(partial / name)}  {name}\n" for name in FILES)
+        sums = (f"{_sha256(partial / name)}  {name}\n" for name in files(len(checkpoint.others)))
         (partial / SUMS).write_text("".join(sums))
 
 
@@ -90,11 +102,16 @@ def read_checkpoint(folder: Path, *, weights_only: bool = False) -> Checkpoint:
     Raises:
         InvalidInputError: It is no checkpoint, damaged, or of another version.
     """
-    names = (STATE, WEIGHTS) if weights_only else FILES
     try:
-        _check_sums(folder, names)
+        others = _checked_sums(folder, (STATE, WEIGHTS) if weights_only else None)
         content = json.loads((folder / STATE).read_text(encoding="utf-8"))
-        files = {name: _tensors(folder / name) for name in names if name != STATE}
+        weights = _tensors(folder / WEIGHTS)
+        if not weights_only:
+            tensors, moments = _tensors(folder / TENSORS), _tensors(folder / OPTIMIZER)
+            ranked = [
+                (json.loads((folder / text).read_text(encoding="utf-8")), _tensors(folder / name))
+                for text, name in map(_rank_files, range(1, others + 1))
+            ]
     except (OSError, ValueError, RecursionError, SafetensorError) as error:
         raise _damaged(folder, error) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -106,10 +123,11 @@ def read_checkpoint(folder: Path, *, weights_only: bool = False) -> Checkpoint:
     try:
         agent = unflatten(_part(content, "agent"), {})
         if weights_only:
-            return Checkpoint(agent, files[WEIGHTS], {}, {})
-        optimizer = unflatten(_part(content, "optimizer"), files[OPTIMIZER])
-        state = unflatten(_part(content, "state"), files[TENSORS])
-        return Checkpoint(agent, files[WEIGHTS], optimizer, state)
+            return Checkpoint(agent, weights, {}, {})
+        optimizer = unflatten(_part(content, "optimizer"), moments)
+        state = unflatten(_part(content, "state"), tensors)
+        own = tuple(unflatten(_part({"rank": text}, "rank"), values) for text, values in ranked)
+        return Checkpoint(agent, weights, optimizer, state, own)
     except InvalidInputError as error:
         raise _damaged(folder, error) from error
 
@@ -143,18 +161,33 @@ def prune_checkpoints(parent: Path, keep: int) -> None:
         discard(folder)
 
 
-def _check_sums(folder: Path, names: Iterable[str]) -> None:
-    for name in (SUMS, *names):
-        file = folder / name
-        if file.exists() and not (file.is_file() or file.is_dir()):  # a pipe may never end
-            raise ValueError(f"{name} is no file")
+def files(others: int = 0) -> tuple[str, ...]:
+    """The files of a checkpoint of one process and so many others."""
+    return FILES + tuple(name for rank in range(1, others + 1) for name in _rank_files(rank))
+
+
+def _rank_files(rank: int) -> tuple[str, str]:
+    return f"rank-{rank:05d}.json", f"rank-{rank:05d}.safetensors"
+
+
+def _checked_sums(folder: Path, names: Iterable[str] | None) -> int:
+    """Checks some of the files, or all; returns of how many other processes there are files."""
+    _check_is_file(folder / SUMS)
     *lines, rest = (folder / SUMS).read_bytes().decode("ascii").split("\n")
     sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-    if rest or set(sums) != set(FILES):
+    others = sum(bool(_RANKED.fullmatch(name)) for name in sums) // 2
+    if rest or set(sums) != set(files(others)):
         raise ValueError(f"{SUMS} does not list the files of a checkpoint")
-    for name in names:
+    for name in sums if names is None else names:
+        _check_is_file(folder / name)
         if sums[name] != _sha256(folder / name):
             raise ValueError(f"{name} is not what was written (its SHA-256 differs)")
+    return others
+
+
+def _check_is_file(file: Path) -> None:
+    if file.exists() and not (file.is_file() or file.is_dir()):  # a pipe may never end
+        raise ValueError(f"{file.name} is no file")
 
 
 def _tensors(file: Path) -> dict[str, Tensor]:

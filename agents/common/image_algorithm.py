@@ -6,7 +6,7 @@ import os
 import pickle
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from gymnasium.vector import VectorEnv
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor
@@ -30,6 +31,7 @@ from agents.common.arguments import (
 from agents.common.checkpoint import Stateful, resume_agent
 from agents.common.episodes import Episodes, RoundBuffer
 from agents.common.figures import episode_figures, update_figures
+from agents.common.processes import Processes, Rows, current
 from agents.common.rollout import draw_prompts, finished_step
 from agents.common.round_config import RoundConfig
 from agents.common.sb3_vec_env import SB3VecEnv, wrap_env
@@ -40,6 +42,7 @@ from diffusion_gym.envs import DiffusionT2IVectorEnv
 from diffusion_gym.errors import DiffusionGymError, InvalidInputError, first_line, shown
 from diffusion_gym.models import DiffusionModel, PromptEmbedding
 from diffusion_gym.schedules.base import Schedule
+from diffusion_gym.wrappers import B2DiffuRLReward, shapings
 
 MOST_FAILED_OF = 10
 """Of so many images one may have no reward."""
@@ -61,7 +64,11 @@ class ImageAlgorithm(OnPolicyAlgorithm):
     1,216 images (whole rounds), and a callback's step is one batch of them.
 
     A subclass says what it keeps of an episode (`_new_buffer`, `_collect_batch`), what an update is
-    made of (`_pairs`, `_loss`), and what it is told (`config_class`).
+    made of (`_pairs`, `_passes`, `_loss`), and what it is told (`config_class`).
+
+    Where there is a process group (`agents.common.processes.join`), the agents of all processes
+    train one policy: each draws and trains its part of every batch. Advantages compare the images
+    of all, gradients are added up, and counters and logs are of all.
 
     Args:
         policy: ``"UNetPolicy"`` or a subclass of it.
@@ -98,6 +105,9 @@ class ImageAlgorithm(OnPolicyAlgorithm):
 
     config: RoundConfig
     """What it was told about rounds, advantages and updates."""
+
+    processes: Processes
+    """Those that train together."""
 
     advantage_estimator: AdvantageEstimator
     """Compares each image with others of its prompt."""
@@ -165,6 +175,11 @@ class ImageAlgorithm(OnPolicyAlgorithm):
         if env is not None:
             env = wrap_env(env)
             device = checked_device(env, device)
+        self.processes = current()
+        if seed is None and not self.processes.alone:
+            raise InvalidInputError(
+                "several processes draw parts of the same random numbers: expected a seed, got None"
+            )
 
         # 2. Stable-Baselines3's own part of it.
         super().__init__(
@@ -205,6 +220,7 @@ class ImageAlgorithm(OnPolicyAlgorithm):
         """Checks that there is something to train on in an environment: groups, and what else."""
         check_groups(
             env,
+            images=env.num_envs * self.processes.count,
             samples_per_prompt=self.config.samples_per_prompt,
             batches_per_round=self.config.batches_per_round,
             advantage=self.config.advantage,
@@ -222,14 +238,25 @@ class ImageAlgorithm(OnPolicyAlgorithm):
 
     @abc.abstractmethod
     def _pairs(self) -> Tensor:
-        """An epoch's pairs of an image and a step, or noise level, in a fresh order, ``[M, …]``."""
+        """An epoch's pairs of an image and a step, or noise level, in a fresh order, ``[M, …]``.
+
+        They are those of all processes, and the same in each.
+        """
 
     @abc.abstractmethod
-    def _loss(self, pairs: Tensor, *, first: bool) -> tuple[Tensor, NamedTuple]:
-        """The loss of some pairs, a scalar, and its figures, of the names in `log_fields`.
+    def _passes(self, pairs: Tensor) -> Iterable[Any]:
+        """This process's part of an update, in passes of at most ``batch_size`` pairs.
 
         Args:
             pairs: Some of what `_pairs` gave, ``[N, …]``.
+        """
+
+    @abc.abstractmethod
+    def _loss(self, pairs: Any, *, first: bool) -> tuple[Tensor, NamedTuple]:
+        """The mean loss of some pairs, and its figures, of the names in `log_fields`.
+
+        Args:
+            pairs: One of what `_passes` gave; its length is the number of pairs.
             first: Nothing was updated yet in this round.
         """
 
@@ -300,11 +327,31 @@ class ImageAlgorithm(OnPolicyAlgorithm):
     def _setup_learn(self, *arguments: Any, **options: Any) -> tuple[int, BaseCallback]:
         self.stopping = False
         self._counted_until = time.perf_counter()
+        if not self.processes.alone:
+            if not self.processes.is_main:
+                self.set_logger(Logger(None, []))
+            for shaping in shapings(self.env.vector_env) if self.env else ():
+                if isinstance(shaping, B2DiffuRLReward):
+                    shaping.share = self.processes.joined
         return super()._setup_learn(*arguments, **options)
 
+    @property
+    def _rows(self) -> Rows:
+        """This process's rows of the round."""
+        return self.processes.rows(self.base_env.num_envs)
+
     def set_random_seed(self, seed: int | None = None) -> None:
-        """Seeds python, numpy, torch, the environment, and the agent's own generators."""
-        super().set_random_seed(seed)
+        """Seeds python, numpy, torch, the environment, and the agent's own generators.
+
+        The agent's are in the same state in all processes; an environment's rows, and what a reward
+        or a wrapper may draw from python, numpy or torch, differ.
+        """
+        if seed is None or self.processes.is_main or self.env is None:
+            super().set_random_seed(seed)
+        else:
+            others = self.processes.rank * self.env.num_envs
+            super().set_random_seed((seed + others) % 2**32)
+            self.env.seed(seed + others)
         self.prompt_rng = np.random.default_rng(seed)
         self.shuffle_generator = torch.Generator()
         for offset, generator in enumerate((self.shuffle_generator, self.policy.generator)):
@@ -329,27 +376,30 @@ class ImageAlgorithm(OnPolicyAlgorithm):
         self.policy.set_training_mode(False)
         self.rollout_buffer.reset()
         callback.on_rollout_start()
+        self.stopping = self.processes.any(self.stopping)
         if self.stopping:
             return False
 
         # 2. Batches of whole episodes, in groups of images that share their prompt.
         start = time.perf_counter()
         num_steps = env.base_env.schedule.num_steps
+        images = env.num_envs * self.processes.count
         for _ in range(self.config.batches_per_round):
             prompt_ids = draw_prompts(
                 self.prompt_rng,
                 len(env.base_env.prompts),
-                env.num_envs,
+                images,
                 self.config.samples_per_prompt,
             )
-            batch, last_infos = self._collect_batch(env.vector_env, prompt_ids)
+            own = prompt_ids[self.processes.part(env.num_envs)]
+            batch, last_infos = self._collect_batch(env.vector_env, own)
             self.rollout_buffer.add(batch)
-            self.num_timesteps += len(batch)
-            self.reward_queries += len(batch)
+            self.num_timesteps += images
+            self.reward_queries += images
             spent = self.seconds + time.perf_counter() - self._counted_until
             step = finished_step(batch, num_steps, last_infos, spent)
             callback.update_locals(locals() | step)
-            if not callback.on_step():
+            if self.processes.any(not callback.on_step()):
                 return False
 
         # 3. What each episode is worth beside the others.
@@ -361,7 +411,7 @@ class ImageAlgorithm(OnPolicyAlgorithm):
 
     def _assign_advantages(self) -> None:
         """Fills in the advantages of episodes whose wrapper brought none of its own."""
-        data = self.rollout_buffer.episodes
+        data, rows = self._everyones_episodes(), self._rows
         failed, images = int((~data.valid).sum()), len(data)
         if failed * MOST_FAILED_OF > images:
             raise RewardFailureError(
@@ -376,7 +426,8 @@ class ImageAlgorithm(OnPolicyAlgorithm):
         data.advantages[own] = estimated.to(data.advantages)
         bound = self.config.advantage_clip
         data.advantages.nan_to_num_(0.0).clamp_(-bound, bound)
-        if not data.advantages.any():
+        self.rollout_buffer.episodes.advantages = rows.own(data.advantages)
+        if not data.advantages.any() and self.processes.is_main:
             warnings.warn(
                 f"no image of this round was better or worse than others of its prompt (rewards "
                 f"from {returns.min(initial=np.inf):g} to {returns.max(initial=-np.inf):g}), so "
@@ -385,8 +436,24 @@ class ImageAlgorithm(OnPolicyAlgorithm):
                 stacklevel=2,
             )
 
+    def _everyones_episodes(self) -> Episodes:
+        """The episodes of all processes, of which nothing is left that only updates need."""
+        data: Episodes = self.rollout_buffer.episodes
+        rows = self._rows
+        if self.processes.alone:
+            return data
+        unknown = torch.full_like(data.returns, torch.nan)
+        names = dict.fromkeys(self.processes.joined(list(data.extras)))
+        return Episodes(
+            prompt_ids=rows.everyone(data.prompt_ids),
+            returns=rows.everyone(data.returns),
+            valid=rows.everyone(data.valid),
+            advantages=rows.everyone(data.advantages),
+            extras={name: rows.everyone(data.extras.get(name, unknown)) for name in names},
+        )
+
     def _record_rollout(self, seconds: float) -> None:
-        data = self.rollout_buffer.episodes
+        data = self._everyones_episodes()
         assert self.ep_info_buffer is not None
         steps, returns = self.policy.schedule.num_steps, data.returns[data.valid].tolist()
         self.ep_info_buffer.extend({"r": r, "l": steps, "t": seconds} for r in returns)
@@ -405,11 +472,12 @@ class ImageAlgorithm(OnPolicyAlgorithm):
         for _ in range(self.n_epochs):
             for update in torch.tensor_split(self._pairs(), self.config.updates_per_round):
                 if len(update):
-                    gradient_norms.append(self._update(update, logs))
+                    first = not gradient_norms
+                    gradient_norms.append(self._update(update, logs, first=first))
 
         # 2. Counters and logs; a round without pairs, as B² may have, counts as well.
         self.rounds += 1
-        self.rounds_without_pairs += not logs
+        self.rounds_without_pairs += not gradient_norms
         self._n_updates += len(gradient_norms)
         self._round_ended()
         self._record_update(logs, gradient_norms, time.perf_counter() - start)
@@ -417,14 +485,18 @@ class ImageAlgorithm(OnPolicyAlgorithm):
             super().dump_logs(self._due_iteration)
             self._due_iteration = None
 
-    def _update(self, pairs: Tensor, logs: list[NamedTuple]) -> Tensor:
+    def _update(self, pairs: Tensor, logs: list[NamedTuple], *, first: bool) -> Tensor:
         """One optimiser step over some pairs, in as many passes as memory asks for."""
         optimizer, scaler = self.policy.optimizer, self.policy.scaler
         optimizer.zero_grad(set_to_none=True)
-        for chunk in pairs.split(self.batch_size):
-            loss, log = self._loss(chunk, first=not logs)
+        for chunk in self._passes(pairs):
+            loss, log = self._loss(chunk, first=first)
             scaler.scale(loss * (len(chunk) / len(pairs))).backward()
             logs.append(log)
+            first = False
+        if not self.processes.alone:  # each is a part of the mean over all pairs
+            scaler.scale(torch.zeros((), device=self.device))  # its first call, without own pairs
+            self.processes.add_gradients(self.policy.trainable_parameters())
         scaler.unscale_(optimizer)
         norm = torch.nn.utils.clip_grad_norm_(
             self.policy.trainable_parameters(), self.max_grad_norm
@@ -439,7 +511,9 @@ class ImageAlgorithm(OnPolicyAlgorithm):
         now = time.perf_counter()
         self.seconds += now - self._counted_until
         self._counted_until = now
-        images = len(self.rollout_buffer.episodes)
+        images = len(self.rollout_buffer.episodes) * self.processes.count
+        if not self.processes.alone:
+            logs = self.processes.joined([_on_host(log) for log in logs])
         rollout_seconds = self.logger.name_to_value["time/rollout_seconds"]
         figures = {
             **update_figures(self.log_fields, logs, gradient_norms),
@@ -448,7 +522,7 @@ class ImageAlgorithm(OnPolicyAlgorithm):
             "count/rounds": self.rounds,
             "count/rounds_without_pairs": self.rounds_without_pairs,
             "count/reward_queries": self.reward_queries,
-            "count/denoiser_evaluations": self.policy.denoiser_evaluations,
+            "count/denoiser_evaluations": self.processes.total(self.policy.denoiser_evaluations),
             "time/update_seconds": seconds,
             "time/seconds": self.seconds,
             "time/images_per_second": images / (seconds + rollout_seconds),
@@ -486,7 +560,7 @@ class ImageAlgorithm(OnPolicyAlgorithm):
     def _excluded_save_params(self) -> list[str]:
         generators = ["prompt_rng", "shuffle_generator"]
         own = [*generators, *self.stateful_parts(), "_last_obs", "ep_info_buffer", "stopping"]
-        return [*super()._excluded_save_params(), *own]
+        return [*super()._excluded_save_params(), "processes", *own]
 
     @staticmethod
     def _wrap_env(env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> SB3VecEnv:
@@ -538,3 +612,8 @@ class ImageAlgorithm(OnPolicyAlgorithm):
             InvalidInputError: The checkpoint is damaged, or does not fit the environment.
         """
         return resume_agent(cls, folder, env, policy_class=policy, functions=functions)
+
+
+def _on_host(log: NamedTuple) -> NamedTuple:
+    """The figures of a minibatch where another process can have them."""
+    return type(log)(*(value.cpu() for value in log))

@@ -1,5 +1,6 @@
 """Learning on the forward process (DiffusionNFT, arXiv 2509.16117) in Stable-Baselines3."""
 
+from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -14,7 +15,7 @@ from agents.common.checkpoint import Stateful
 from agents.common.image_algorithm import ImageAlgorithm
 from agents.common.round_config import RoundConfig
 from agents.common.sb3_vec_env import SB3VecEnv
-from agents.nft.buffer import FinalImages, ImageBuffer
+from agents.nft.buffer import FinalImages, ImageBuffer, NoisyPairs, repacked
 from agents.nft.config import NFTConfig
 from agents.nft.losses import ForwardLog, Predictions, forward_loss
 from agents.nft.rollout import check_unshaped, collect_images
@@ -128,24 +129,36 @@ class DiffusionNFT(ImageAlgorithm):
     ) -> tuple[FinalImages, dict[str, Any]]:
         self.policy.forget_base()  # an evaluation's, where all weights train
         with self.old.in_place():
-            return collect_images(self.policy, env, prompt_ids)
+            return collect_images(self.policy, env, prompt_ids, self.processes)
 
     def _pairs(self) -> Tensor:
         return self.rollout_buffer.pairs(
-            len(self._timesteps), self._per_image, self.shuffle_generator
+            len(self._timesteps), self._per_image, self.shuffle_generator, self._rows
         )
 
-    def _loss(self, pairs: Tensor, *, first: bool) -> tuple[Tensor, ForwardLog]:
+    def _passes(self, pairs: Tensor) -> Iterable[NoisyPairs]:
+        return repacked(self._own_noisy(pairs), self.batch_size)
+
+    def _own_noisy(self, pairs: Tensor) -> Iterator[NoisyPairs]:
+        """Fresh noise for the pairs of all processes, some at a time; of them, this one's."""
+        generator = self.policy.generator
+        shape = self.rollout_buffer.images.latents.shape[1:]
+        for some in pairs.split(self.batch_size):
+            size = (len(some), *shape)
+            noise = torch.randn(size, generator=generator, device=generator.device)
+            where, own = self._rows.own_pairs(some, len(self._timesteps))
+            yield NoisyPairs(own, noise[where])
+
+    def _loss(self, pairs: NoisyPairs, *, first: bool) -> tuple[Tensor, ForwardLog]:
         del first
         policy, config, schedule = self.policy, self.config, self.policy.schedule
 
         # 1. The pairs' images with fresh noise.
         choices, images = self._timesteps, self.rollout_buffer.images
-        rows, timesteps = pairs // len(choices), choices[pairs % len(choices)]
+        rows = pairs.pairs // len(choices)
+        timesteps = choices[pairs.pairs % len(choices)]
         clean, advantages = images.latents[rows], images.advantages[rows]
-        device = policy.generator.device
-        noise = torch.randn(clean.shape, generator=policy.generator, device=device)
-        noisy = schedule.add_noise(clean, noise, timesteps)
+        noisy = schedule.add_noise(clean, pairs.noise, timesteps)
         embedding = self._embedding(images.prompt_ids[rows])
 
         # 2. What the old weights, the trained ones, and the base model make of them.

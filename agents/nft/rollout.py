@@ -8,6 +8,7 @@ import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor
 
+from agents.common.processes import Processes
 from agents.common.rollout import measured, play
 from agents.common.sb3_vec_env import SB3VecEnv
 from agents.nft.buffer import FinalImages
@@ -16,6 +17,8 @@ from diffusion_gym.envs.infos import FinishedEpisodes
 from diffusion_gym.errors import InvalidInputError
 from diffusion_gym.wrappers import SparseReward, shapings
 from diffusion_gym.wrappers.hindsight import PROTOCOL_KEYS
+
+ALONE = Processes()
 
 ABOUT_STEPS = tuple(key for key in PROTOCOL_KEYS if key != "advantage")
 """What wrappers may say of the steps of an episode."""
@@ -36,6 +39,7 @@ def collect_images(
     policy: UNetPolicy,
     env: VectorEnv[Any, Any, Any],
     prompt_ids: npt.NDArray[np.int64],
+    processes: Processes = ALONE,
 ) -> tuple[FinalImages, dict[str, Any]]:
     """Draws one image in every row of the environment.
 
@@ -43,6 +47,7 @@ def collect_images(
         policy: Draws the actions.
         env: A vector environment of torch tensors.
         prompt_ids: Prompt of every row, ``[B]``.
+        processes: Those that draw other rows of the batch.
 
     Returns:
         The images, with NaN where the advantage is still to be estimated, and the infos of the
@@ -54,7 +59,8 @@ def collect_images(
 
     def act(observation: dict[str, Tensor], infos: dict[str, Any]) -> tuple[Tensor, Tensor]:
         del infos
-        step = policy.act(observation)
+        noise = processes.noise(observation["latent"].shape, policy.generator)
+        step = policy.act(observation, noise=noise)
         return step.actions, step.gaussian.predicted_clean
 
     played = play(env, prompt_ids, act)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from agents.common.episodes import Episodes, RoundBuffer
+from agents.common.processes import Rows
 
 
 class Minibatch(NamedTuple):
@@ -92,14 +93,20 @@ class TrajectoryBuffer(RoundBuffer[Trajectories]):
         """
         return self.trajectories.step_mask & stochastic
 
-    def pairs(self, stochastic: Tensor, generator: torch.Generator) -> Tensor:
+    def pairs(
+        self, stochastic: Tensor, generator: torch.Generator, rows: Rows | None = None
+    ) -> Tensor:
         """Every (trajectory, step) pair to train on, shuffled, as indices into ``[B * T]``.
 
         Args:
             stochastic: Steps that have a density, ``[T]``.
             generator: Source of the order, on the CPU.
+            rows: Which of the rows of all processes these are; the pairs are those of all.
         """
-        trainable = self.trained(stochastic).flatten().nonzero()[:, 0]
+        trained = self.trained(stochastic)
+        if rows is not None:
+            trained = rows.everyone(trained)
+        trainable = trained.flatten().nonzero()[:, 0]
         order = torch.randperm(len(trainable), generator=generator)
         return trainable[order.to(trainable.device)]
 

@@ -1,5 +1,6 @@
 """PPO for denoising policies (DDPO, arXiv 2305.13301) as a Stable-Baselines3 algorithm."""
 
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -91,27 +92,35 @@ class DiffusionPPO(ImageAlgorithm, PPO):
     def _collect_batch(
         self, env: VectorEnv[Any, Any, Any], prompt_ids: npt.NDArray[np.int64]
     ) -> tuple[Trajectories, dict[str, Any]]:
-        return collect_batch(self.policy, env, prompt_ids)
+        return collect_batch(self.policy, env, prompt_ids, self.processes)
 
     def _assign_advantages(self) -> None:
         """Also brings those of single steps, A P_i, to one scale."""
         super()._assign_advantages()
         if self.step_standardisation is not None:
+            rows = self._rows
             standardised = self.step_standardisation(
-                self.rollout_buffer.step_advantages,
-                self.rollout_buffer.trajectories.prompt_ids,
-                self.rollout_buffer.trained(self.policy.schedule.stochastic),
+                rows.everyone(self.rollout_buffer.step_advantages),
+                rows.everyone(self.rollout_buffer.trajectories.prompt_ids),
+                rows.everyone(self.rollout_buffer.trained(self.policy.schedule.stochastic)),
             )
-            self.rollout_buffer.step_advantages = standardised.advantages
+            self.rollout_buffer.step_advantages = rows.own(standardised.advantages)
             self.logger.record("rollout/wrong_signs", standardised.wrong_signs)
 
     def _record_rollout(self, seconds: float) -> None:
         super()._record_rollout(seconds)
-        for step, share in enumerate(self.rollout_buffer.trajectories.credit.mean(0).tolist()):
+        credit = self._rows.everyone(self.rollout_buffer.trajectories.credit)
+        for step, share in enumerate(credit.mean(0).tolist()):
             self.logger.record(f"credit/step_{step:02d}", share)
 
     def _pairs(self) -> Tensor:
-        return self.rollout_buffer.pairs(self.policy.schedule.stochastic, self.shuffle_generator)
+        return self.rollout_buffer.pairs(
+            self.policy.schedule.stochastic, self.shuffle_generator, self._rows
+        )
+
+    def _passes(self, pairs: Tensor) -> Iterable[Tensor]:
+        _, own = self._rows.own_pairs(pairs, self.policy.schedule.num_steps)
+        return own.split(self.batch_size) if len(own) else ()
 
     def _loss(self, pairs: Tensor, *, first: bool) -> tuple[Tensor, UpdateLog]:
         loss, log = self._ppo_loss(pairs)

@@ -8,16 +8,20 @@ import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor
 
+from agents.common.processes import Processes
 from agents.common.rollout import measured, play
 from agents.policy import UNetPolicy
 from agents.ppo.buffer import Trajectories
 from diffusion_gym.wrappers.hindsight import hindsight
+
+ALONE = Processes()
 
 
 def collect_batch(
     policy: UNetPolicy,
     env: VectorEnv[Any, Any, Any],
     prompt_ids: npt.NDArray[np.int64],
+    processes: Processes = ALONE,
 ) -> tuple[Trajectories, dict[str, Any]]:
     """Runs one episode in every row of the environment.
 
@@ -28,6 +32,7 @@ def collect_batch(
         policy: Draws the actions.
         env: A vector environment of torch tensors.
         prompt_ids: Prompt of every row, ``[B]``.
+        processes: Those that draw other rows of the batch.
 
     Returns:
         The trajectories, with NaN where the advantage is still to be estimated, and the infos of
@@ -37,7 +42,7 @@ def collect_batch(
     log_probs: list[Tensor] = []
 
     def act(observation: dict[str, Tensor], infos: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        actions, log_prob, predicted_clean = _act(policy, observation, infos)
+        actions, log_prob, predicted_clean = _act(policy, observation, infos, processes)
         latents.append(observation["latent"])
         log_probs.append(log_prob)
         return actions, predicted_clean
@@ -65,14 +70,16 @@ def collect_batch(
 
 
 def _act(
-    policy: UNetPolicy, observation: dict[str, Tensor], infos: dict[str, Any]
+    policy: UNetPolicy, observation: dict[str, Tensor], infos: dict[str, Any], processes: Processes
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Actions, log-probabilities and predicted clean latents; inactive rows repeat their latent."""
     active = infos.get("active")
-    if active is None or bool(active.all()):
-        step = policy.act(observation)
+    everywhere = active is None or bool(active.all())
+    acting = observation if everywhere else {key: x[active] for key, x in observation.items()}
+    noise = processes.noise(acting["latent"].shape, policy.generator, uneven=active is not None)
+    step = policy.act(acting, noise=noise)
+    if everywhere:
         return step.actions, step.log_prob, step.gaussian.predicted_clean
-    step = policy.act({key: value[active] for key, value in observation.items()})
     actions, predicted_clean = observation["latent"].clone(), observation["latent"].clone()
     log_prob = actions.new_zeros(len(actions))
     actions[active], predicted_clean[active] = step.actions, step.gaussian.predicted_clean

@@ -22,7 +22,7 @@ from torch import Tensor
 from diffusion_gym.envs.infos import FinishedEpisodes, Infos, finished_episodes
 from diffusion_gym.errors import InvalidInputError, shown, unknown_name
 from diffusion_gym.wrappers.base_env import as_returned, write_outcome
-from diffusion_gym.wrappers.reward_history import RewardHistory, leave_one_out_mean
+from diffusion_gym.wrappers.reward_history import RewardHistory, Share, leave_one_out_mean
 from diffusion_gym.wrappers.shaping import VectorShaping
 
 BASELINES = ("history", "branch")
@@ -115,6 +115,9 @@ class B2DiffuRLReward(VectorShaping):
         self.negative = negative
         self.baseline = baseline
         self.all_branches = all_branches
+        #: Where several processes draw the groups of one stage, what makes of one's rewards those
+        #: of all, to which branches are compared; None: there is one.
+        self.share: Share | None = None
         #: Stages, that is batches, that have ended; j of the current one.
         self.stage = 0
         self._history = RewardHistory(history)
@@ -199,7 +202,7 @@ class B2DiffuRLReward(VectorShaping):
         texts = [base.prompt_text(number) for number in episodes.prompt_id.tolist()]
         values = rewards.cpu().double()
         valid = torch.as_tensor(episodes.reward_valid).cpu()
-        mean, std = self._history.update(texts, values, valid)
+        mean, std = self._history.update(texts, values, valid, self.share)
         if self.baseline == "branch":
             groups = (-1, self.branches)
             mean = leave_one_out_mean(values.view(groups), valid.view(groups)).flatten()

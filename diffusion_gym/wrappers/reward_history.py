@@ -2,13 +2,16 @@
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from diffusion_gym.errors import InvalidInputError
+
+Share = Callable[[list[tuple[str, float, bool]]], list[tuple[str, float, bool]]]
+"""From one process's rows of prompt, reward and whether it is valid to those of all."""
 
 
 class RewardHistory:
@@ -24,7 +27,11 @@ class RewardHistory:
         self._stages: deque[dict[str, list[float]]] = deque(maxlen=stages)
 
     def update(
-        self, prompts: Sequence[str], rewards: Tensor, valid: Tensor
+        self,
+        prompts: Sequence[str],
+        rewards: Tensor,
+        valid: Tensor,
+        share: Share | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Takes in a stage and returns mean and unbiased deviation of every row's prompt.
 
@@ -32,12 +39,14 @@ class RewardHistory:
             prompts: Prompt of every row, ``[B]``.
             rewards: ``[B]`` float64.
             valid: ``[B]`` bool; other rewards are left out.
+            share: Makes of these rows those of the whole stage; None: they are.
 
         Returns:
             Mean and deviation, ``[B]``; the deviation of fewer than two rewards is NaN.
         """
+        rows = list(zip(prompts, rewards.tolist(), valid.tolist(), strict=True))
         current: dict[str, list[float]] = {}
-        for prompt, reward, scored in zip(prompts, rewards.tolist(), valid.tolist(), strict=True):
+        for prompt, reward, scored in rows if share is None else share(rows):
             current.setdefault(prompt, [])
             if scored:
                 current[prompt].append(reward)
