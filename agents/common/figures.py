@@ -27,13 +27,15 @@ def episode_figures(episodes: Episodes) -> dict[str, float]:
 
 
 def update_figures(
-    names: Sequence[str], logs: Sequence[NamedTuple], gradient_norms: Sequence[Tensor]
+    names: Sequence[str],
+    logs: Sequence[tuple[NamedTuple, int]],
+    gradient_norms: Sequence[Tensor],
 ) -> dict[str, float]:
-    """Means over a round's updates; the largest of what is called a deviation of a ratio.
+    """Means over a round's pairs; the largest of what is called a deviation of a ratio.
 
     Args:
         names: The fields of a log.
-        logs: Of every minibatch, scalars.
+        logs: Of every minibatch, scalars, and the number of its pairs.
         gradient_norms: Of every optimiser step; one that overflowed was not used, nor counts it.
 
     Returns:
@@ -43,11 +45,18 @@ def update_figures(
     if not logs:
         return {f"train/{name}": float("nan") for name in (*names, "gradient_norm")}
     figures = {}
+    pairs = [count for _, count in logs]
     for name in names:
-        values: Any = torch.stack([getattr(log, name) for log in logs])
-        value = values.max() if name == "ratio_deviation" else values.mean()
+        values: Any = torch.stack([getattr(log, name) for log, _ in logs])
+        value = values.max() if name == "ratio_deviation" else _mean(values, pairs)
         figures[f"train/{name}"] = value.item()
     norms = torch.stack(list(gradient_norms))
     norms = norms.masked_fill(~norms.isfinite(), torch.nan)
     figures["train/gradient_norm"] = norms.nanmean().item()
     return figures
+
+
+def _mean(values: Tensor, weights: Sequence[int]) -> Tensor:
+    if len(set(weights)) == 1:
+        return values.mean()
+    return (values * torch.tensor(weights).to(values)).sum() / sum(weights)

@@ -467,7 +467,7 @@ class ImageAlgorithm(OnPolicyAlgorithm):
 
         # 1. Passes over all pairs, in a fresh order each, at a rate that may be a schedule.
         self._update_learning_rate(self.policy.optimizer)
-        logs: list[NamedTuple] = []
+        logs: list[tuple[NamedTuple, int]] = []
         gradient_norms: list[Tensor] = []
         for _ in range(self.n_epochs):
             for update in torch.tensor_split(self._pairs(), self.config.updates_per_round):
@@ -485,14 +485,16 @@ class ImageAlgorithm(OnPolicyAlgorithm):
             super().dump_logs(self._due_iteration)
             self._due_iteration = None
 
-    def _update(self, pairs: Tensor, logs: list[NamedTuple], *, first: bool) -> Tensor:
+    def _update(
+        self, pairs: Tensor, logs: list[tuple[NamedTuple, int]], *, first: bool
+    ) -> Tensor:
         """One optimiser step over some pairs, in as many passes as memory asks for."""
         optimizer, scaler = self.policy.optimizer, self.policy.scaler
         optimizer.zero_grad(set_to_none=True)
         for chunk in self._passes(pairs):
             loss, log = self._loss(chunk, first=first)
             scaler.scale(loss * (len(chunk) / len(pairs))).backward()
-            logs.append(log)
+            logs.append((log, len(chunk)))
             first = False
         if not self.processes.alone:  # each is a part of the mean over all pairs
             scaler.scale(torch.zeros((), device=self.device))  # its first call, without own pairs
@@ -506,14 +508,14 @@ class ImageAlgorithm(OnPolicyAlgorithm):
         return norm
 
     def _record_update(
-        self, logs: list[NamedTuple], gradient_norms: list[Tensor], seconds: float
+        self, logs: list[tuple[NamedTuple, int]], gradient_norms: list[Tensor], seconds: float
     ) -> None:
         now = time.perf_counter()
         self.seconds += now - self._counted_until
         self._counted_until = now
         images = len(self.rollout_buffer.episodes) * self.processes.count
         if not self.processes.alone:
-            logs = self.processes.joined([_on_host(log) for log in logs])
+            logs = self.processes.joined([(_on_host(log), pairs) for log, pairs in logs])
         rollout_seconds = self.logger.name_to_value["time/rollout_seconds"]
         figures = {
             **update_figures(self.log_fields, logs, gradient_norms),
