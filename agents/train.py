@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from agents.common.processes import join, leave
 from agents.runs import cli
 from agents.runs.algorithms import ALGORITHMS
 from agents.runs.methods import METHODS
@@ -46,12 +47,34 @@ class Choice(Checked):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Trains, or continues a run; returns the exit status (130 after Ctrl-C)."""
+    """Trains, or continues a run; returns the exit status (130 after Ctrl-C).
+
+    Started by torchrun or ``accelerate launch``, it is one of the processes that do.
+    """
     given = list(sys.argv[1:] if arguments is None else arguments)
     choice, others = cli.parse_known(Choice, given)
-    console = Screen()
+    device = choice.device
+    if choice.resume is not None:
+        device = RunFolder.open(choice.resume).settings.env.device
+    processes = join(device or "auto")
+    console = Screen(quiet=not processes.is_main)
     if choice.resume is None:
-        return Training(read_settings(given), console).run()
+        settings = processes.from_main(lambda: read_settings(given))
+        status = Training(settings, console).run()
+    else:
+        run = processes.from_main(lambda: _resumed(choice, others))
+        status = Training(run.settings, console, run).run()
+    leave()
+    return status
+
+
+def _resumed(choice: Choice, others: Sequence[str]) -> RunFolder:
+    """The run to go on with.
+
+    Raises:
+        InvalidInputError: There are other options besides.
+    """
+    assert choice.resume is not None
     named = [name for name, value in vars(choice).items() if value and name != "resume"]
     if named or others:
         flags = [f"--{name}" for name in named] + [word for word in others if word[:2] == "--"]
@@ -59,8 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"a resumed run keeps its settings: expected --resume alone, got "
             f"{', '.join(flags or others)} as well"
         )
-    run = RunFolder.open(choice.resume)
-    return Training(run.settings, console, run).run()
+    return RunFolder.open(choice.resume)
 
 
 def read_settings(arguments: Sequence[str]) -> TrainSettings:
@@ -92,7 +114,9 @@ def _description() -> str:
         "Fine-tunes a text-to-image model by reinforcement. The options and defaults below are "
         "those for the algorithm, the model, the reward, the shaping and the preset that are named "
         "before --help. "
-        "--resume RUN, alone, continues the run in a folder.\n\n"
+        "--resume RUN, alone, continues the run in a folder. "
+        "With N processes (torchrun --nproc-per-node N -m agents.train …, or accelerate launch) "
+        "every number of images is of all together, --batch-size is of each.\n\n"
         f"Algorithms: {', '.join(ALGORITHMS)}.\n\n"
         f"Presets: {', '.join(preset_names())}.\n\n"
         f"Shapings: {', '.join(METHODS)}.\n\n"

@@ -485,9 +485,7 @@ class ImageAlgorithm(OnPolicyAlgorithm):
             super().dump_logs(self._due_iteration)
             self._due_iteration = None
 
-    def _update(
-        self, pairs: Tensor, logs: list[tuple[NamedTuple, int]], *, first: bool
-    ) -> Tensor:
+    def _update(self, pairs: Tensor, logs: list[tuple[NamedTuple, int]], *, first: bool) -> Tensor:
         """One optimiser step over some pairs, in as many passes as memory asks for."""
         optimizer, scaler = self.policy.optimizer, self.policy.scaler
         optimizer.zero_grad(set_to_none=True)

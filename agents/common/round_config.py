@@ -15,7 +15,8 @@ class RoundConfig(Checked):
 
     A round draws ``batches_per_round`` batches of ``env.num_envs`` images, then makes
     ``updates_per_round`` optimiser steps over all their pairs of an image and a noise level,
-    ``n_epochs`` times.
+    ``n_epochs`` times. With N processes a batch is of N times ``env.num_envs`` images; all of this
+    but ``batch_size`` is said of the whole.
     """
 
     samples_per_prompt: Count = 8
@@ -32,8 +33,9 @@ class RoundConfig(Checked):
     """Passes over each round."""
 
     batch_size: Count = 160
-    """Pairs of an image and a step, or noise level, per forward and backward pass: an update
-    accumulates as many passes as it needs, so this is a matter of memory and speed alone."""
+    """Pairs of an image and a step, or noise level, per forward and backward pass of one process:
+    an update accumulates as many passes as it needs, so this is a matter of memory and speed
+    alone."""
 
     learning_rate: RateOrSchedule = 2e-4
     """AdamW's rate."""

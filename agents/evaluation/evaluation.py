@@ -12,12 +12,15 @@ import torch
 from gymnasium.vector import VectorEnv
 from scipy import stats
 
+from agents.common.processes import Processes
 from agents.evaluation.image_metrics import Array, ImageMetrics, Images
 from agents.policy import UNetPolicy
 from agents.ppo.update import gaussian_kl
 from diffusion_gym.envs.infos import finished_episodes
 from diffusion_gym.errors import InvalidInputError
 from diffusion_gym.schedules.base import DenoisingStep
+
+ALONE = Processes()
 
 KL_TO_BASE = "kl_to_base"
 """Name of the drift from the base model among the metrics."""
@@ -71,6 +74,7 @@ def evaluate(
     prompts: int,
     seed: int,
     image_metrics: ImageMetrics | None = None,
+    processes: Processes = ALONE,
 ) -> Evaluation:
     """Draws images with a policy, from noise that belongs to each image.
 
@@ -94,6 +98,8 @@ def evaluate(
         prompts: Most prompts to use, spread evenly over the environment's, which may be sorted.
         seed: Seed of the noise.
         image_metrics: What to measure besides the reward; None measures the reward only.
+        processes: Those that evaluate the same policy together: each draws some of the batches, and
+            all get the whole.
 
     Raises:
         InvalidInputError: The environment has another model than the policy.
@@ -110,13 +116,15 @@ def evaluate(
 
     # 2. The images, batch by batch.
     evaluations = policy.denoiser_evaluations
+    places = [slice(at, at + env.num_envs) for at in range(0, len(ids), env.num_envs)]
     try:
-        batches = [
-            _draw(policy, env, ids[rows], seeds[rows], compared[rows])
-            for rows in (slice(at, at + env.num_envs) for at in range(0, len(ids), env.num_envs))
+        drawn = [
+            (number, _draw(policy, env, ids[rows], seeds[rows], compared[rows]))
+            for number, rows in list(enumerate(places))[processes.rank :: processes.count]
         ]
     finally:
         policy.denoiser_evaluations = evaluations
+    batches = [batch for _, batch in sorted(processes.joined(drawn), key=lambda pair: pair[0])]
 
     # 3. Their figures, by prompt.
     def merged(parts: list[Any]) -> Any:

@@ -12,6 +12,7 @@ import diffusion_gym  # noqa: F401  (registers the environment)
 from agents.common.checkpoint import load_policy as load_checkpoint_policy
 from agents.common.checkpoint_folder import checkpoints_in
 from agents.common.image_algorithm import ImageAlgorithm
+from agents.common.processes import current
 from agents.evaluation import Evaluation, ImageMetrics, evaluate
 from agents.files import atomic
 from agents.policy import UNetPolicy
@@ -47,13 +48,24 @@ def make_env(settings: TrainSettings, **changes: Any) -> Env:
         settings: The run's.
         **changes: Other values of fields of `EnvConfig`, and of ``num_envs``. Options of rewards
             that are not used after the change are dropped.
+
+    Raises:
+        InvalidInputError: There are several processes, and they cannot share its rows evenly.
     """
-    num_envs = changes.pop("num_envs", settings.run.num_envs)
+    num_envs, processes = changes.pop("num_envs", settings.run.num_envs), current()
+    if num_envs % processes.count:
+        raise InvalidInputError(
+            f"expected num_envs to be a multiple of the {processes.count} processes, which draw "
+            f"as many images each, got {num_envs}"
+        )
     config = dataclasses.replace(settings.env, **changes)
     if "reward" in changes:
         config = dataclasses.replace(config, reward_options=_used_options(config))
     return gym.make_vec(
-        "DiffusionT2I-v0", num_envs=num_envs, array_type="torch", **dataclasses.asdict(config)
+        "DiffusionT2I-v0",
+        num_envs=num_envs // processes.count,
+        array_type="torch",
+        **dataclasses.asdict(config),
     )
 
 
@@ -105,6 +117,7 @@ def evaluate_run(
         prompts=settings.evaluation.eval_prompts,
         seed=EVALUATION_SEED,
         image_metrics=image_metrics,
+        processes=current(),
     )
 
 

@@ -21,7 +21,8 @@ class Checkpoints(BaseCallback):
     """Writes a checkpoint every so many rounds or minutes, before the first one, and at the end.
 
     A checkpoint is only ever written between two rounds: the rollout's start is the first moment
-    after an update that Stable-Baselines3 tells callbacks about.
+    after an update that Stable-Baselines3 tells callbacks about. Where several processes train,
+    each has one of these, and the first one writes.
 
     Args:
         folder: Parent of the checkpoints.
@@ -56,11 +57,13 @@ class Checkpoints(BaseCallback):
             save_checkpoint(self.model, self.folder / f"round-{self.model.rounds:06d}")
             self.saved_round = self.model.rounds
             self.saved_at = time.monotonic()
-            prune_checkpoints(self.folder, self.keep)
+            if self.model.processes.is_main:
+                prune_checkpoints(self.folder, self.keep)
 
     def _on_rollout_start(self) -> None:
         waited = time.monotonic() - self.saved_at
-        if self.model.rounds % self.every == 0 or waited >= 60 * self.minutes:
+        due = self.model.rounds % self.every == 0 or waited >= 60 * self.minutes
+        if self.model.processes.any(due):
             self.save()
 
     def _on_step(self) -> bool:
@@ -78,7 +81,7 @@ class Evaluations(BaseCallback):
     Args:
         measure: Evaluates the policy.
         every: Rounds between evaluations; 0: none.
-        board: Told of every evaluation.
+        board: Told of every evaluation; None where another process is.
         max_kl: Ends the training at the first evaluation whose KL divergence to the base model is
             larger; None: never.
     """
@@ -93,7 +96,7 @@ class Evaluations(BaseCallback):
         measure: Callable[[], Evaluation],
         *,
         every: int,
-        board: TensorBoard,
+        board: TensorBoard | None,
         max_kl: float | None = None,
     ) -> None:
         super().__init__()
@@ -108,7 +111,8 @@ class Evaluations(BaseCallback):
             scalars = evaluation.scalars()
             for name, value in scalars.items():
                 self.logger.record(f"eval/{name}", value, exclude="tensorboard")
-            self.board.evaluation(evaluation, self.model.num_timesteps)
+            if self.board is not None:
+                self.board.evaluation(evaluation, self.model.num_timesteps)
             limit = np.inf if self.max_kl is None else self.max_kl
             if self.model.rounds and scalars[KL_TO_BASE] > limit:
                 self.drifted = scalars[KL_TO_BASE]
@@ -127,6 +131,10 @@ class StopOnSignal(BaseCallback):
 
     A second one stops at once, leaving the last checkpoint. Outside the main thread, where Python
     cannot be told of signals, it does nothing.
+
+    Where several processes train, all stop where one was asked to. More signals do nothing then:
+    the launcher passes on what a terminal has sent to all already, and itself kills what does not
+    end in time.
 
     Args:
         checkpoints: Writes the checkpoint.
@@ -148,13 +156,18 @@ class StopOnSignal(BaseCallback):
 
     def _on_signal(self, number: int, frame: Any) -> None:
         del frame
+        if self.asked:
+            return
         self.asked = True
-        self._restore()
+        once_more = ""
+        if self.model.processes.alone:
+            self._restore()
+            once_more = " Once more stops at once."
         name = SIGNALS[signal.Signals(number)]
-        self.announce(f"{name}: finishing this round, then saving. Once more stops at once.")
+        self.announce(f"{name}: finishing this round, then saving.{once_more}")
 
     def _on_rollout_start(self) -> None:
-        if self.asked:
+        if self.model.processes.any(self.asked):
             self.checkpoints.save()
             self.model.stopping = True
 

@@ -17,6 +17,7 @@ import tyro
 from rich.console import Console
 from tyro.constructors import PrimitiveConstructorSpec, StructConstructorSpec, StructFieldSpec
 
+from agents.common.processes import ElsewhereError, ProcessLostError
 from agents.runs.screen import say
 from diffusion_gym.checks import Range, checked
 from diffusion_gym.errors import DiffusionGymError, shown
@@ -67,9 +68,17 @@ def parse_known(options: type[Options], arguments: Sequence[str]) -> tuple[Optio
 
 
 def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
-    """Runs a command; the user's mistakes end it with one paragraph and exit status 2."""
+    """Runs a command; the user's mistakes end it with one paragraph and exit status 2.
+
+    What another process reports is not said again.
+    """
     try:
         status = main(None)
+    except ElsewhereError:
+        status = 2
+    except ProcessLostError as error:
+        say(Console(stderr=True), str(error), heading="error:", style="bold red")
+        status = 1
     except (DiffusionGymError, gym.error.Error, OSError) as error:
         text = " ".join(str(error).split()) or type(error).__name__
         say(Console(stderr=True), text, heading="error:", style="bold red")

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from agents.common.processes import current
 from agents.runs.settings import TrainSettings
 from diffusion_gym.envs import DiffusionT2IVectorEnv
 from diffusion_gym.errors import InvalidInputError, shown
@@ -34,6 +35,7 @@ def describe(base: DiffusionT2IVectorEnv, settings: TrainSettings) -> dict[str, 
         "commit": _commit(),
         "command": sys.argv,
         "device": _device(base.device),
+        "processes": current().count,
         "python": platform.python_version(),
     }
 

@@ -31,10 +31,10 @@ class RunConfig(Checked):
     it."""
 
     images: Count = 1216
-    """Images to draw in training, in whole rounds."""
+    """Images to draw in training, in all processes together, in whole rounds."""
 
     num_envs: Count = 64
-    """Images drawn at once."""
+    """Images drawn at once, in all processes together."""
 
     seed: Seed = 0
     """Seed of everything random."""

@@ -2,13 +2,15 @@
 
 import dataclasses
 from contextlib import ExitStack
+from typing import Any
 
 from rich.console import Console
-from stable_baselines3.common.callbacks import CallbackList
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.logger import KVWriter, Logger
 
 from agents.common.checkpoint_folder import checkpoints_in
 from agents.common.image_algorithm import ImageAlgorithm
+from agents.common.processes import current
 from agents.evaluation import Evaluation
 from agents.policy import UNetPolicy, export
 from agents.runs.algorithms import ALGORITHMS
@@ -57,9 +59,24 @@ class Training:
         self, settings: TrainSettings, console: Console, run: RunFolder | None = None
     ) -> None:
         self.console = console
+        self.processes = current()
         self._lock = ExitStack()  # let go of when `run` ends, or with this object
-        if run is not None:
-            self._lock.enter_context(run.locked())
+        self.is_new = run is None
+        with self.processes.together():
+            record = self._prepare(settings, run)
+
+        # The folder, last: whatever cannot work has failed by now and left nothing behind.
+        self.run_folder = self.processes.from_main(lambda: self._folder(run, record))
+
+    def _prepare(self, settings: TrainSettings, run: RunFolder | None) -> dict[str, Any]:
+        """Builds what trains and what evaluates; returns what is to be recorded of it.
+
+        Of several processes the first one alone looks at the folder of a run, but for its
+        checkpoints.
+        """
+        mine = run if self.processes.is_main else None
+        if mine is not None:
+            self._lock.enter_context(mine.locked())
 
         # 1. What is trained on, and what is evaluated on. The environment knows the model's own
         #    defaults: from here on the settings have them, too.
@@ -80,35 +97,38 @@ class Training:
 
         # 2. The agent, new or from the newest checkpoint of the very same run.
         record = describe(base, settings)
-        records = run.records() if run else []
-        if records:
-            check_same(records[0], record)
+        self._records = mine.records() if mine else []
+        if self._records:
+            check_same(self._records[0], record)
         checkpoints = checkpoints_in(run.checkpoints) if run else []
-        if run:  # what is damaged is found before anything is written
-            run.check_writable()
-            run.metrics()
-        has_before = run is not None and run.before_file.is_file()
-        self._base_evaluation = load_evaluation(run) if run and has_before else None
-        if run and checkpoints:
+        if mine:  # what is damaged is found before anything is written
+            mine.check_writable()
+            mine.metrics()
+        has_before = mine is not None and mine.before_file.is_file()
+        self._base_evaluation = load_evaluation(mine) if mine and has_before else None
+        if checkpoints:
             kind = ALGORITHMS[settings.run.algorithm].agent
             self.agent = kind.resume(checkpoints[-1], self.env)
-            if self.agent.num_timesteps >= settings.run.images and not run.metrics():
+            ended = self.agent.num_timesteps >= settings.run.images
+            if mine and ended and not mine.metrics():
                 raise InvalidInputError(
-                    f"expected the rounds of a run that has ended in {run.metrics_file}, found "
+                    f"expected the rounds of a run that has ended in {mine.metrics_file}, found "
                     "none: there is nothing to train, and nothing to report"
                 )
-            run.keep_metrics(self.agent.rounds)
         else:
             self.agent = make_agent(settings, self.env)
         self.resumed = bool(checkpoints)
+        return record
 
-        # 3. The folder, last: whatever cannot work has failed by now and left nothing behind.
-        self.is_new = run is None
+    def _folder(self, run: RunFolder | None, record: dict[str, Any]) -> RunFolder:
+        """The folder of the run, a new one where there is none yet, with the record in it."""
         if run is None:
-            run = RunFolder.create(settings)
+            run = RunFolder.create(self.settings)
             self._lock.enter_context(run.locked())
-        self.run_folder = run
-        write_json(run.record_file, {"parts": [*records, record]})
+        elif self.resumed:
+            run.keep_metrics(self.agent.rounds)
+        write_json(run.record_file, {"parts": [*self._records, record]})
+        return run
 
     def run(self) -> int:
         """Evaluates, trains, evaluates again, reports; returns the exit status."""
@@ -125,43 +145,47 @@ class Training:
         )
         before = self._before()
         done = self.agent.num_timesteps
-        board = TensorBoard(self.run_folder.tensorboard, done)
-        if not done and not self.settings.evaluation.eval_every:  # else the first round's is it
+        board = TensorBoard(self.run_folder.tensorboard, done) if self.processes.is_main else None
+        if (
+            board and not done and not self.settings.evaluation.eval_every
+        ):  # else the first round's is it
             board.evaluation(before, 0)
         if not self._train(board):
             self.console.print("[bold]Stopped and saved.[/] Continue with:")
             resume = ("python", "-m", "agents.train", "--resume", self.run_folder.path)
             say(self.console, f"  {command(resume)}")
             return 130
-        export(self.agent.policy, self.run_folder.exported)
+        self.processes.from_main(lambda: export(self.agent.policy, self.run_folder.exported))
         after = self._evaluate(self.agent.policy)
-        board.evaluation(after, self.agent.num_timesteps)
-        board.close()
-        write_report(
-            self.run_folder,
-            before,
-            after,
-            self.reward,
-            self.where,
-            self.console,
-        )
+        if board:  # the others have done their part
+            board.evaluation(after, self.agent.num_timesteps)
+            board.close()
+            write_report(
+                self.run_folder,
+                before,
+                after,
+                self.reward,
+                self.where,
+                self.console,
+            )
         return 0
 
     def _before(self) -> Evaluation:
         """The base model's evaluation; a new run that cannot make it leaves nothing behind."""
-        if self._base_evaluation is not None:
-            return self._base_evaluation
+        known = self.processes.from_main(lambda: self._base_evaluation)
+        if known is not None:
+            return known
         policy = base_policy(self.agent.policy) if self.resumed else self.agent.policy
         try:
             evaluation = self._evaluate(policy)
-            save_evaluation(evaluation, self.run_folder)
+            self.processes.from_main(lambda: save_evaluation(evaluation, self.run_folder))
         except BaseException:
-            if self.is_new:
+            if self.is_new and self.processes.is_main:
                 self.run_folder.discard()
             raise
         return evaluation
 
-    def _train(self, board: TensorBoard) -> bool:
+    def _train(self, board: TensorBoard | None) -> bool:
         """Trains to the end, or to the drift allowed; False where somebody asked to stop before."""
         images = self.settings.run.images
         remaining = images - self.agent.num_timesteps
@@ -185,22 +209,29 @@ class Training:
         )
 
         # 2. The rounds, seen on the screen, in metrics.csv and in TensorBoard.
+        callback = CallbackList([checkpoints, stop, evaluations])
+        if not board:
+            self._learn(remaining, callback)
+            return self._has_ended(evaluations)
         earlier = [row["rollout/reward_mean"] for row in self.run_folder.metrics()]
         with LiveView(self.console, images, self.agent.num_timesteps, earlier) as live:
             outputs: list[KVWriter] = [MetricsFile(self.run_folder.metrics_file), board, live]
             self.agent.set_logger(Logger(str(self.run_folder.path), outputs))
-            self.agent.learn(
-                remaining,
-                callback=CallbackList([checkpoints, stop, evaluations]),
-                reset_num_timesteps=not self.resumed,
-            )
+            self._learn(remaining, callback)
         if evaluations.drifted is not None:
             say(
                 self.console,
                 f"ended after {self.agent.num_timesteps:,} images: the KL divergence to the base "
                 f"model is {evaluations.drifted:.3f}, above {self.settings.evaluation.max_kl:g}",
             )
-        return self.agent.num_timesteps >= images or evaluations.drifted is not None
+        return self._has_ended(evaluations)
+
+    def _learn(self, images: int, callback: BaseCallback) -> None:
+        self.agent.learn(images, callback=callback, reset_num_timesteps=not self.resumed)
+
+    def _has_ended(self, evaluations: Evaluations) -> bool:
+        done = self.agent.num_timesteps >= self.settings.run.images
+        return done or evaluations.drifted is not None
 
     def _evaluate(self, policy: UNetPolicy) -> Evaluation:
         with self.console.status(f"drawing images of the {self.where} prompts"):

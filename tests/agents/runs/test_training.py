@@ -15,6 +15,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from agents import train
+from agents.common.processes import Processes
 from agents.runs.callbacks import Checkpoints, StopOnSignal
 from agents.runs.run_folder import RunFolder
 from agents.runs.tensorboard import TensorBoard
@@ -154,6 +155,7 @@ def test_held_out_is_said_only_of_what_is(
 def test_checkpoints_are_due_by_time_as_well() -> None:
     class Agent:
         rounds = 1
+        processes = Processes()
 
     saved: list[int] = []
     callback = Checkpoints(Path("nowhere"), every=100, minutes=10.0, keep=1, saved_round=0)
