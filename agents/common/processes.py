@@ -336,9 +336,10 @@ def _reaching() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        reason = first_line(error).partition(". ")[0]
         raise ProcessLostError(
-            "another process of this run has ended, or cannot be reached, so that this one cannot "
-            f"go on ({first_line(error)})"
+            "another process of this run has ended or cannot be reached, and without it this one "
+            f"cannot go on ({reason})"
         ) from error
 
 

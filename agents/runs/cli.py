@@ -7,6 +7,7 @@ import itertools
 import json
 import sys
 import textwrap
+import time
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -75,6 +76,7 @@ def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
     try:
         status = main(None)
     except ElsewhereError:
+        time.sleep(1)  # a launcher ends all where one has ended: let the other speak first
         status = 2
     except ProcessLostError as error:
         say(Console(stderr=True), str(error), heading="error:", style="bold red")

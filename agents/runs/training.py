@@ -10,7 +10,7 @@ from stable_baselines3.common.logger import KVWriter, Logger
 
 from agents.common.checkpoint_folder import checkpoints_in
 from agents.common.image_algorithm import ImageAlgorithm
-from agents.common.processes import current
+from agents.common.processes import ProcessLostError, current
 from agents.evaluation import Evaluation
 from agents.policy import UNetPolicy, export
 from agents.runs.algorithms import ALGORITHMS
@@ -133,7 +133,21 @@ class Training:
     def run(self) -> int:
         """Evaluates, trains, evaluates again, reports; returns the exit status."""
         with self._lock:
-            return self._run()
+            try:
+                return self._run()
+            except ProcessLostError as error:
+                if not checkpoints_in(self.run_folder.checkpoints):
+                    raise
+                raise ProcessLostError(
+                    f"{error}. The last checkpoint is whole; continue with: {self._resume}"
+                ) from error
+
+    @property
+    def _resume(self) -> str:
+        """The command that continues this run."""
+        several = ("torchrun", "--nproc-per-node", self.processes.count)
+        start = ("python",) if self.processes.alone else several
+        return command((*start, "-m", "agents.train", "--resume", self.run_folder.path))
 
     def _run(self) -> int:
         model, images = self.settings.env.model, self.settings.run.images
@@ -146,14 +160,11 @@ class Training:
         before = self._before()
         done = self.agent.num_timesteps
         board = TensorBoard(self.run_folder.tensorboard, done) if self.processes.is_main else None
-        if (
-            board and not done and not self.settings.evaluation.eval_every
-        ):  # else the first round's is it
+        if board and not (done or self.settings.evaluation.eval_every):  # else a round makes it
             board.evaluation(before, 0)
         if not self._train(board):
             self.console.print("[bold]Stopped and saved.[/] Continue with:")
-            resume = ("python", "-m", "agents.train", "--resume", self.run_folder.path)
-            say(self.console, f"  {command(resume)}")
+            say(self.console, f"  {self._resume}")
             return 130
         self.processes.from_main(lambda: export(self.agent.policy, self.run_folder.exported))
         after = self._evaluate(self.agent.policy)
