@@ -18,6 +18,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import MaybeCallback
 from torch import Tensor
 
 from agents.common.advantages import AdvantageEstimator, make_estimator
@@ -324,16 +325,26 @@ class ImageAlgorithm(OnPolicyAlgorithm):
             raise InvalidInputError("expected an agent with an environment, got one without")
         return self.env.base_env
 
-    def _setup_learn(self, *arguments: Any, **options: Any) -> tuple[int, BaseCallback]:
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
         self.stopping = False
         self._counted_until = time.perf_counter()
-        if not self.processes.alone:
-            if not self.processes.is_main:
-                self.set_logger(Logger(None, []))
-            for shaping in shapings(self.env.vector_env) if self.env else ():
+        if not self.processes.alone and self.env is not None:
+            for shaping in shapings(self.env.vector_env):
                 if isinstance(shaping, B2DiffuRLReward):
                     shaping.share = self.processes.joined
-        return super()._setup_learn(*arguments, **options)
+        if not self.processes.is_main:
+            progress_bar = False
+            self.set_logger(Logger(None, []))
+        return super()._setup_learn(
+            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
+        )
 
     @property
     def _rows(self) -> Rows:
