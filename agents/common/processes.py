@@ -9,6 +9,7 @@ group is made.
 """
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,6 +39,9 @@ SAID_ELSEWHERE: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": ("--batch-size", ("1",)),
 }
 """Those that mean what an option of ours says, the option, and the values that ask for nothing."""
+
+
+_PLACE = re.compile(r"^\[[^]]*\] ")
 
 
 class ProcessLostError(DiffusionGymError, RuntimeError):
@@ -336,7 +340,8 @@ def _reaching() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = first_line(error).partition(". ")[0]
+        # gloo: "[a file of its source] what happened. What is usual then …"
+        reason = _PLACE.sub("", first_line(error)).partition(". ")[0]
         raise ProcessLostError(
             "another process of this run has ended or cannot be reached, and without it this one "
             f"cannot go on ({reason})"
