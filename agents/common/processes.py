@@ -339,6 +339,8 @@ def _reaching() -> Iterator[None]:
     """Turns what a process group raises when one is missing into words."""
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
         # gloo: "[a file of its source] what happened. What is usual then …"
         reason = _PLACE.sub("", first_line(error)).partition(". ")[0]
