@@ -14,9 +14,9 @@ suffix       content                                                            
 
 Empty lines are skipped, and a prompt that a file repeats, as GenEval's training data and HPDv2's
 annotations do, counts once. Whether a key or column begins with a capital does not matter, and
-"prompts", "caption" or "text" (Hugging Face's ``metadata.jsonl``, DSG) will do as well. In a ``.txt`` file a line that begins with "# ", or is "#"
-alone, is a comment ("#1 fan" is a prompt; one that begins with "# " can stand in the other
-formats).
+"prompts", "caption" or "text" (as in Hugging Face's ``metadata.jsonl``) will do as well. In a
+``.txt`` file of several prompts a line that begins with "# ", or is "#" alone, is a comment ("#1
+fan" is a prompt; one that begins with "# " can stand in the other formats).
 
 Only prompts are used. Other columns and keys, such as a category, are named in one warning; a
 file with negative prompts is refused, as its pictures would be other ones than it asks for.
