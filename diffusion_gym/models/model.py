@@ -291,21 +291,6 @@ class DiffusionModel:
         """A fresh diffusers scheduler, as the checkpoint configures it."""
         return self._checkpoint.small_part("scheduler")
 
-    def check_weights(self, expected_hash: str) -> None:
-        """Refuses a model that is another one than was used before under the same name.
-
-        Args:
-            expected_hash: The `weights_hash` that was recorded.
-
-        Raises:
-            ModelLoadError: The weights are other ones.
-        """
-        if self.weights_hash != expected_hash:
-            raise ModelLoadError(
-                f"expected model {self.name!r} to have the weights with the hash {expected_hash}, "
-                f"got {self.weights_hash}: another model has taken its place"
-            )
-
     def new_denoiser(self, dtype: torch.dtype = torch.float32) -> Denoiser:
         """Loads a denoiser of the caller's own: frozen, in eval mode, on the device.
 
