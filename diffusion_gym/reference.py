@@ -19,6 +19,7 @@ class ReferencePolicy:
         if not hasattr(base, "report"):
             raise InvalidInputError(f"expected an environment of DiffusionT2I-v0, got {shown(env)}")
         self.guidance = checked("guidance", guidance, NotNegative)
+        base.model.check_guidance(self.guidance)
         self._generator = generator
         self._report = base.report
         self._schedule = base.schedule

@@ -97,6 +97,7 @@ class UNetPolicy(BasePolicy):
         self.config = PolicyConfig.from_options(config, type(self).__name__)
         self.model = model
         self.schedule = schedule
+        model.check_guidance(self.config.guidance)
 
         # 1. The denoiser, of which all weights train, or adapters only.
         self.precision = Precision.of(model, self.config.autocast)

@@ -61,6 +61,7 @@ class DiffusionModel:
         texts = load_text_encoders(checkpoint, device, dtype, options)
         self._text_encoders: TextEncoders | None = texts
         check_consistency(checkpoint, self._config, texts, self._decoder)
+        self._check_clip_skip(texts)
         self._max_tokens = texts.encoders[0].max_tokens
         self._check_resolution()
 
@@ -162,12 +163,14 @@ class DiffusionModel:
 
     @cached_property
     def null_embedding(self) -> PromptEmbedding:
-        """Embedding of no prompt, for classifier-free guidance, of one row.
+        """Embedding that classifier-free guidance leads away from, of one row.
 
-        That of the empty prompt, or zeros where the model was made so (Stable Diffusion XL).
+        That of the negative prompt, where there is one; else of the empty prompt, or zeros where
+        the model was made so (Stable Diffusion XL).
         """
-        if not self._architecture.null_is_zero(self._checkpoint.index):
-            return self.encode([""])
+        negative = self.options.negative_prompt
+        if negative is not None or not self._architecture.null_is_zero(self._checkpoint.index):
+            return self._encode([negative or ""], clip_skip=0)
         pooled = self.pooled_embedding_shape
         return PromptEmbedding(
             torch.zeros(1, *self.prompt_embedding_shape, device=self.device),
@@ -191,8 +194,13 @@ class DiffusionModel:
             raise InvalidInputError(
                 f"expected a list of at least one prompt to encode, got {shown(prompts)}"
             )
+        return self._encode(prompts, self.options.clip_skip)
+
+    @torch.no_grad()
+    def _encode(self, prompts: Sequence[str], clip_skip: int) -> PromptEmbedding:
         encoders = self.text_encoders.encoders
-        embedding = self._architecture.encode(encoders, prompts, self.prompt_embedding_shape)
+        shape = self.prompt_embedding_shape
+        embedding = self._architecture.encode(encoders, prompts, shape, clip_skip)
         broken = ~embedding.tokens.isfinite().flatten(1).all(1)
         if embedding.pooled is not None:
             broken |= ~embedding.pooled.isfinite().all(1)
@@ -210,6 +218,18 @@ class DiffusionModel:
                 f"{name}: {advice}"
             )
         return embedding
+
+    def check_guidance(self, guidance: float) -> None:
+        """Refuses a negative prompt that would have no effect.
+
+        Raises:
+            InvalidInputError: There is one, and a guidance of 1.
+        """
+        if guidance == 1.0 and self.options.negative_prompt is not None:
+            raise InvalidInputError(
+                "expected a guidance other than 1 with the model option negative_prompt="
+                f"{shown(self.options.negative_prompt)}, which has no effect without it, got 1"
+            )
 
     def truncated(self, prompts: Sequence[str]) -> list[str]:
         """Those of the prompts of which some text encoder does not read the end.
@@ -271,21 +291,6 @@ class DiffusionModel:
         """A fresh diffusers scheduler, as the checkpoint configures it."""
         return self._checkpoint.small_part("scheduler")
 
-    def check_weights(self, expected_hash: str) -> None:
-        """Refuses a model that is another one than was used before under the same name.
-
-        Args:
-            expected_hash: The `weights_hash` that was recorded.
-
-        Raises:
-            ModelLoadError: The weights are other ones.
-        """
-        if self.weights_hash != expected_hash:
-            raise ModelLoadError(
-                f"expected model {self.name!r} to have the weights with the hash {expected_hash}, "
-                f"got {self.weights_hash}: another model has taken its place"
-            )
-
     def new_denoiser(self, dtype: torch.dtype = torch.float32) -> Denoiser:
         """Loads a denoiser of the caller's own: frozen, in eval mode, on the device.
 
@@ -316,6 +321,20 @@ class DiffusionModel:
         self._decoder = None
         self._text_encoders = None
         self.__dict__.pop("null_embedding", None)
+
+    def _check_clip_skip(self, texts: TextEncoders) -> None:
+        """Checks that every CLIP has a layer left, as many as all of them leave out themselves."""
+        skipped = self.options.clip_skip
+        layers = min(
+            int(encoder.network.config.num_hidden_layers)
+            for encoder in texts.encoders
+            if "clip" in encoder.network.config.model_type
+        )
+        if skipped > layers - 1:
+            raise InvalidInputError(
+                f"expected model option 'clip_skip' up to {layers - 1}, one less than CLIP has "
+                f"layers, got {skipped}"
+            )
 
     def _check_resolution(self) -> None:
         asked = self.options.resolution

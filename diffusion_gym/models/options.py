@@ -33,6 +33,10 @@ class ModelOptions:
         t5: Load Stable Diffusion 3's third and largest text encoder; without it the model still
             works, understanding less.
         max_sequence_length: Tokens of that encoder.
+        negative_prompt: What guidance leads away from, in all images; None is nothing. Without
+            guidance it has no effect, and is refused.
+        clip_skip: How many of CLIP's last layers prompts are encoded without, besides those that
+            the model leaves out itself; as in diffusers, the negative prompt is encoded with all.
     """
 
     variant: str | None = None
@@ -45,6 +49,8 @@ class ModelOptions:
     free_text_encoders: bool = False
     t5: bool = True
     max_sequence_length: int = 256
+    negative_prompt: str | None = None
+    clip_skip: int = 0
 
     @classmethod
     def parse(cls, options: Mapping[str, Any]) -> "ModelOptions":
@@ -67,11 +73,12 @@ class ModelOptions:
                     f"expected model option {name!r} to be of type {expected.__name__}, "
                     f"got {shown(value)}"
                 )
-            if isinstance(value, int) and expected is int and value < 1:
+            least = _LEAST.get(name, 1)
+            if isinstance(value, int) and expected is int and value < least:
                 raise InvalidInputError(
-                    f"expected model option {name!r} above 0, got {shown(value)}"
+                    f"expected model option {name!r} above {least - 1}, got {shown(value)}"
                 )
-            if value == "":
+            if value == "" and name != "negative_prompt":
                 raise InvalidInputError(f"expected model option {name!r} to be a text, got ''")
             if isinstance(value, int) and name in _LONGEST and value > _LONGEST[name]:
                 raise InvalidInputError(
@@ -108,6 +115,7 @@ def _plain(value: Any) -> Any:
 #: Tokens that Stable Diffusion 3's T5 reads at most, as in diffusers' pipeline; and pixels of a
 #: side that no decoder comes near.
 _LONGEST = {"max_sequence_length": 512, "resolution": 2**16}
+_LEAST = {"clip_skip": 0}
 _NULLABLE = tuple(f.name for f in dataclasses.fields(ModelOptions) if f.default is None)
 _TYPES: dict[str, type] = {
     f.name: str if f.default is None else type(f.default) for f in dataclasses.fields(ModelOptions)

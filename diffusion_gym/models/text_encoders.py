@@ -53,23 +53,40 @@ class TextEncoders:
     encoders: tuple[TextEncoder, ...]
 
 
-def last_states(encoder: TextEncoder, prompts: Sequence[str]) -> Tensor:
-    """Hidden states after CLIP's last layer and its normalisation, ``[B, L, D]`` float32."""
-    states: Tensor = encoder.network(encoder.token_ids(prompts))[0]
-    return states.float()
+def last_states(encoder: TextEncoder, prompts: Sequence[str], clip_skip: int = 0) -> Tensor:
+    """Hidden states after CLIP's last layer and its normalisation, ``[B, L, D]`` float32.
+
+    Args:
+        encoder: A CLIP.
+        prompts: B texts.
+        clip_skip: How many layers before the last one they are taken, and then normalised.
+    """
+    if clip_skip == 0:
+        states: Tensor = encoder.network(encoder.token_ids(prompts))[0]
+        return states.float()
+    output = encoder.network(encoder.token_ids(prompts), output_hidden_states=True)
+    model = getattr(encoder.network, "text_model", encoder.network)
+    normalised: Tensor = model.final_layer_norm(output.hidden_states[-1 - clip_skip])
+    return normalised.float()
 
 
 def penultimate_states(
-    encoder: TextEncoder, prompts: Sequence[str], length: int | None = None
+    encoder: TextEncoder, prompts: Sequence[str], length: int | None = None, clip_skip: int = 0
 ) -> tuple[Tensor, Tensor]:
     """What later models take from CLIP: the states before the last layer, without normalisation.
+
+    Args:
+        encoder: A CLIP.
+        prompts: B texts.
+        length: Of a prompt in tokens; None is the tokenizer's.
+        clip_skip: How many layers before that one they are taken.
 
     Returns:
         Hidden states ``[B, L, D]`` and the network's first output, which is the projected pooled
         embedding ``[B, P]`` where it has a projection; both float32.
     """
     output = encoder.network(encoder.token_ids(prompts, length), output_hidden_states=True)
-    return output.hidden_states[-2].float(), output[0].float()
+    return output.hidden_states[-2 - clip_skip].float(), output[0].float()
 
 
 def t5_states(encoder: TextEncoder, prompts: Sequence[str], length: int) -> Tensor:

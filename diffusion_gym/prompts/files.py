@@ -9,13 +9,14 @@ suffix       content                                                            
 ``.jsonl``   a text, or an object with a "prompt", a line                           GenEval
 ``.tsv``     a column "Prompt" under a header; quotation marks mean themselves      PartiPrompts
 ``.csv``     a column "Prompt" or "Prompts" under a header                          DrawBench
+(a folder)   ``.txt`` files, each of them one prompt, in the order of their names   DPG-Bench
 ===========  =====================================================================  ==============
 
 Empty lines are skipped, and a prompt that a file repeats, as GenEval's training data and HPDv2's
 annotations do, counts once. Whether a key or column begins with a capital does not matter, and
-"prompts" or "caption" will do as well. In a ``.txt`` file a line that begins with "# ", or is "#"
-alone, is a comment ("#1 fan" is a prompt; one that begins with "# " can stand in the other
-formats).
+"prompts", "caption" or "text" (as in Hugging Face's ``metadata.jsonl``) will do as well. In a
+``.txt`` file of several prompts a line that begins with "# ", or is "#" alone, is a comment ("#1
+fan" is a prompt; one that begins with "# " can stand in the other formats).
 
 Only prompts are used. Other columns and keys, such as a category, are named in one warning; a
 file with negative prompts is refused, as its pictures would be other ones than it asks for.
@@ -24,6 +25,7 @@ file with negative prompts is refused, as its pictures would be other ones than 
 import csv
 import io
 import json
+import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -33,7 +35,7 @@ from diffusion_gym.errors import InvalidInputError, first_line, one_line
 from diffusion_gym.parsing import parse
 from diffusion_gym.prompts.prompt_set import SPLITS
 
-KEYS = ("prompt", "prompts", "caption")
+KEYS = ("prompt", "prompts", "caption", "text")
 """What the column or key that holds a prompt can be called."""
 
 NEGATIVE = ("negative_prompt", "negative_prompts", "negative prompt", "negative prompts")
@@ -65,16 +67,7 @@ def read_prompt_file(file: Path) -> Parts:
         InvalidInputError: The file does not exist or cannot be read, its content is not of its
             format, or it has negative prompts.
     """
-    try:
-        if not file.is_file():
-            raise InvalidInputError(f"the prompt file {file} does not exist")
-        text = file.read_text(encoding="utf-8-sig")  # spreadsheets put a byte order mark in front
-    except UnicodeDecodeError as error:
-        raise InvalidInputError(f"the prompt file {file} is not UTF-8 text: {error}") from error
-    except OSError as error:
-        raise InvalidInputError(
-            f"the prompt file {one_line(str(file))} cannot be read: {first_line(error)}"
-        ) from error
+    text = _text(file)
     try:
         parts, others = READERS[file.suffix.lower()](text)
     except InvalidInputError as error:
@@ -85,6 +78,60 @@ def read_prompt_file(file: Path) -> Parts:
             stacklevel=2,
         )
     return {split: tuple(dict.fromkeys(texts)) for split, texts in parts.items()}
+
+
+def read_prompt_folder(folder: Path) -> Parts:
+    """Reads a folder whose ``.txt`` files are one prompt each, however many lines it has.
+
+    Returns:
+        The prompts, in the order of the files' names, where 2 comes before 10.
+
+    Raises:
+        InvalidInputError: There is no such file, or one is empty or cannot be read.
+    """
+    try:
+        files = [path for path in folder.iterdir() if _is_prompt(path)]
+    except OSError as error:
+        raise InvalidInputError(
+            f"the prompt folder {one_line(str(folder))} cannot be read: {first_line(error)}"
+        ) from error
+    if not files:
+        raise InvalidInputError(f"the prompt folder {folder} has no .txt files")
+    prompts: dict[str, None] = {}
+    for file in sorted(files, key=_natural):
+        prompt = " ".join(_text(file).split())
+        if not prompt:
+            raise InvalidInputError(f"the prompt file {file} is empty")
+        prompts[prompt] = None  # once, as in files
+    return {"train": tuple(prompts)}
+
+
+def _is_prompt(path: Path) -> bool:
+    return path.suffix.lower() == ".txt" and not path.name.startswith(".") and path.is_file()
+
+
+def _natural(file: Path) -> list[tuple[bool, int, str]]:
+    """What sorts names by the numbers in them."""
+    parts = re.split(r"([0-9]+)", file.name)
+    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts]
+
+
+def _text(file: Path) -> str:
+    """A file's text.
+
+    Raises:
+        InvalidInputError: It does not exist or cannot be read.
+    """
+    try:
+        if not file.is_file():
+            raise InvalidInputError(f"the prompt file {file} does not exist")
+        return file.read_text(encoding="utf-8-sig")  # spreadsheets put a byte order mark in front
+    except UnicodeDecodeError as error:
+        raise InvalidInputError(f"the prompt file {file} is not UTF-8 text: {error}") from error
+    except OSError as error:
+        raise InvalidInputError(
+            f"the prompt file {one_line(str(file))} cannot be read: {first_line(error)}"
+        ) from error
 
 
 class _PlainTabs(csv.excel_tab):

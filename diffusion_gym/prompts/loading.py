@@ -8,7 +8,7 @@ from diffusion_gym.parsing import as_path
 from diffusion_gym.prompts.animals import animals, imagenet_animals
 from diffusion_gym.prompts.b2_templates import b2_activities, b2_colours, b2_relations
 from diffusion_gym.prompts.emoji import emoji_captions, emoji_objects
-from diffusion_gym.prompts.files import READERS, read_prompt_file
+from diffusion_gym.prompts.files import READERS, read_prompt_file, read_prompt_folder
 from diffusion_gym.prompts.prompt_set import SPLITS, PromptList, PromptSet
 
 BUILT_IN: Mapping[str, Callable[[], PromptSet]] = {
@@ -31,11 +31,11 @@ def load_prompts(spec: str | os.PathLike[str] | Sequence[str]) -> PromptList:
     """Loads prompts.
 
     Args:
-        spec: The name of a built-in set; or the path of a file of one of the formats that
-            `diffusion_gym.prompts.files` describes; or the prompts themselves. After a name or a
-            path, ":train" (the default) or ":held_out" chooses the part. All prompts of a file are
-            its part "train", except for a ``.json`` file that holds both parts by name. A path may
-            begin with "~".
+        spec: The name of a built-in set; or the path of a file, or of a folder, of one of the
+            formats that `diffusion_gym.prompts.files` describes; or the prompts themselves. After a
+            name or a path, ":train" (the default) or ":held_out" chooses the part. All prompts of a
+            file are its part "train", except for a ``.json`` file that holds both parts by name. A
+            path may begin with "~".
 
     Raises:
         InvalidInputError: The set or file does not exist, does not have that part, or does not
@@ -60,10 +60,18 @@ def load_prompts(spec: str | os.PathLike[str] | Sequence[str]) -> PromptList:
     if source in BUILT_IN:
         return BUILT_IN[source]().split(split)
     file = as_path("prompts", source)
+    if file.is_dir():
+        return PromptSet(source, **read_prompt_folder(file)).split(split)
     if file.suffix.lower() in READERS:
         return PromptSet(source, **read_prompt_file(file)).split(split)
     parts = ", ".join(f"{name}[:held_out]" for name in prompt_set_names())
     suffixes = ", ".join(READERS)
     raise unknown_name(
-        "prompt set", spec, [parts, f"the path of a file ({suffixes})", "or a list of texts"]
+        "prompt set",
+        spec,
+        [
+            parts,
+            f"the path of a file ({suffixes}), or of a folder of .txt files",
+            "or a list of texts",
+        ],
     )

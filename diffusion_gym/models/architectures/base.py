@@ -64,7 +64,11 @@ class Architecture(abc.ABC):
 
     @abc.abstractmethod
     def encode(
-        self, encoders: Sequence[TextEncoder], prompts: Sequence[str], shape: tuple[int, int]
+        self,
+        encoders: Sequence[TextEncoder],
+        prompts: Sequence[str],
+        shape: tuple[int, int],
+        clip_skip: int = 0,
     ) -> PromptEmbedding:
         """Encodes prompts as diffusers' pipeline does.
 
@@ -72,6 +76,7 @@ class Architecture(abc.ABC):
             encoders: The text encoders, in the order of their parts, without those left out.
             prompts: B texts.
             shape: `embedding_shape`.
+            clip_skip: How many layers nearer to its beginning CLIP is left than usual.
         """
 
     def context_lengths(

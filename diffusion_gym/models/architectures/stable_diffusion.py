@@ -34,11 +34,15 @@ class StableDiffusion(Architecture):
         return max_tokens, int(config["cross_attention_dim"])
 
     def encode(
-        self, encoders: Sequence[TextEncoder], prompts: Sequence[str], shape: tuple[int, int]
+        self,
+        encoders: Sequence[TextEncoder],
+        prompts: Sequence[str],
+        shape: tuple[int, int],
+        clip_skip: int = 0,
     ) -> PromptEmbedding:
         """As `Architecture.encode`."""
         del shape
-        return PromptEmbedding(last_states(encoders[0], prompts))
+        return PromptEmbedding(last_states(encoders[0], prompts, clip_skip))
 
     def problems(self, config: Config, encoders: Sequence[TextEncoder]) -> Iterator[str]:
         """As `Architecture.problems`."""

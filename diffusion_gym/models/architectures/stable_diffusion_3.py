@@ -61,11 +61,18 @@ class StableDiffusion3(Architecture):
         return int(config["pooled_projection_dim"])
 
     def encode(
-        self, encoders: Sequence[TextEncoder], prompts: Sequence[str], shape: tuple[int, int]
+        self,
+        encoders: Sequence[TextEncoder],
+        prompts: Sequence[str],
+        shape: tuple[int, int],
+        clip_skip: int = 0,
     ) -> PromptEmbedding:
         """As `Architecture.encode`; a missing T5 leaves zeros in its place."""
         length = encoders[0].max_tokens
-        pairs = [penultimate_states(encoder, prompts, length) for encoder in encoders[:2]]
+        pairs = [
+            penultimate_states(encoder, prompts, length, clip_skip=clip_skip)
+            for encoder in encoders[:2]
+        ]
         clip = torch.cat([states for states, _ in pairs], dim=-1)
         clip = F.pad(clip, (0, shape[1] - clip.shape[-1]))
         tokens = shape[0] - length

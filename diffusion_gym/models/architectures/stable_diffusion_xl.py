@@ -55,12 +55,16 @@ class StableDiffusionXL(Architecture):
         return int(config["projection_class_embeddings_input_dim"]) - geometry
 
     def encode(
-        self, encoders: Sequence[TextEncoder], prompts: Sequence[str], shape: tuple[int, int]
+        self,
+        encoders: Sequence[TextEncoder],
+        prompts: Sequence[str],
+        shape: tuple[int, int],
+        clip_skip: int = 0,
     ) -> PromptEmbedding:
         """As `Architecture.encode`."""
         del shape
-        first, _ = penultimate_states(encoders[0], prompts)
-        second, pooled = penultimate_states(encoders[1], prompts)
+        first, _ = penultimate_states(encoders[0], prompts, clip_skip=clip_skip)
+        second, pooled = penultimate_states(encoders[1], prompts, clip_skip=clip_skip)
         return PromptEmbedding(torch.cat([first, second], dim=-1), pooled)
 
     def null_is_zero(self, index: Config) -> bool:

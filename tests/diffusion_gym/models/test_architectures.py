@@ -225,6 +225,75 @@ def test_an_episode_without_noise_is_the_pipelines_image(folder, kind, pipeline,
     envs.close()
 
 
+@pytest.mark.parametrize("options", [{"negative_prompt": "a dog"}, {"clip_skip": 1}], ids=str)
+def test_options_of_the_prompt_are_the_pipelines(folder, kind, pipeline, options):
+    """What both are told goes into embeddings and into pictures alike."""
+    model = load_model(folder, **options)
+    plain = load_model(folder)
+    if kind in ("sd1", "sd2"):  # diffusers looks for the norm where transformers 4 had it
+        object.__setattr__(pipeline.text_encoder, "text_model", pipeline.text_encoder)
+    with torch.no_grad():
+        told = {key: [value] if isinstance(value, str) else value for key, value in options.items()}
+        expected, null = encode_with(pipeline, ["a cat"], **told)
+    assert_same_embedding(model.encode(["a cat"]), expected)
+    assert_same_embedding(model.null_embedding, null)
+    changed = (model.encode(["a cat"]), plain.encode(["a cat"]))
+    if "negative_prompt" in options:
+        changed = (model.null_embedding, plain.null_embedding)
+    assert (changed[0].tokens - changed[1].tokens).abs().max() > 0.1
+
+    # An episode without noise, guided.
+    envs = gymnasium.make_vec(
+        "DiffusionT2I-v0",
+        num_envs=1,
+        model=str(folder),
+        model_options=options,
+        prompts=["a cat"],
+        num_inference_steps=2,
+        eta=0.0,
+        array_type="torch",
+    )
+    policy = diffusion_gym.reference_policy(envs, 5.0)
+    observation, _ = envs.reset(seed=0)
+    if kind == "sd1":
+        pipeline.scheduler = diffusers.DDIMScheduler(
+            **NOISE, clip_sample=False, set_alpha_to_one=False, steps_offset=1
+        )
+    expected = pipeline(
+        "a cat",
+        latents=observation["latent"].clone(),
+        num_inference_steps=2,
+        guidance_scale=5.0,
+        output_type="np",
+        **options,
+    ).images
+    for _ in range(2):
+        observation, _, _, _, infos = envs.step(policy(observation)[0])
+    image = diffusion_gym.finished_episodes(infos).image
+    assert np.abs(image.numpy() - expected * 255).max() < 1.5
+    envs.close()
+
+
+def test_an_empty_negative_prompt_is_a_prompt(sdxl_folder):
+    """Stable Diffusion XL is guided away from zeros, unless it is told what from."""
+    model = load_model(sdxl_folder, negative_prompt="")
+    assert_same_embedding(model.null_embedding, model.encode([""]))
+    assert load_model(sdxl_folder).null_embedding.tokens.abs().max() == 0
+
+
+def test_a_negative_prompt_without_guidance_is_refused(sd1_folder):
+    env = gymnasium.make_vec(
+        "DiffusionT2I-v0",
+        num_envs=2,
+        model=str(sd1_folder),
+        model_options={"negative_prompt": "a dog"},
+        prompts=["a cat"],
+        array_type="torch",
+    )
+    with pytest.raises(InvalidInputError, match=r"guidance other than 1 .*'a dog'.*, got 1"):
+        diffusion_gym.reference_policy(env, 1.0)
+
+
 def test_every_kind_is_pooled_where_the_prompt_ends(sdxl_folder, tmp_path):
     """CLIP with an end token that no prompt has would pool at the start token, always."""
     folder = shutil.copytree(sdxl_folder, tmp_path / "sdxl")

@@ -49,6 +49,49 @@ def test_bad_files_are_refused(tmp_path: Path, name: str, content: str, reason: 
     assert str(file) in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("p.csv", "item_id,text,keywords\n1,a red bench,\n2,two cats,\n"),  # DSG's columns
+        ("metadata.jsonl", '{"file_name": "1.png", "text": "a red bench"}\n{"text": "two cats"}\n'),
+        ("p.json", '[{"id": "1", "text": "a red bench"}, {"id": "2", "text": "two cats"}]'),
+    ],
+)
+def test_prompts_may_be_called_texts(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.warns(UserWarning, match="only its prompts are used"):
+        assert load_prompts(str(tmp_path / name)).texts == ("a red bench", "two cats")
+
+
+def test_a_prompt_comes_before_a_text(tmp_path: Path) -> None:
+    """ImageReward's comparisons have both."""
+    (tmp_path / "p.jsonl").write_text('{"text": "long", "prompt": "a cat"}\n')
+    with pytest.warns(UserWarning, match="not text"):
+        assert load_prompts(str(tmp_path / "p.jsonl")).texts == ("a cat",)
+
+
+def test_a_folder_holds_a_prompt_a_file(tmp_path: Path) -> None:
+    """DPG-Bench's: dense prompts, some of several lines, numbered."""
+    texts = {"10.txt": "last", "2.txt": "a cat\non a mat\n", "1.TXT": "first", "a1.txt": "named"}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "2.png").write_bytes(b"")
+    (tmp_path / "._1.txt").write_text("what a Mac leaves")
+    (tmp_path / "more.txt").mkdir()
+    expected = ("first", "a cat on a mat", "last", "named")
+    assert load_prompts(str(tmp_path)).texts == expected
+    assert load_prompts(tmp_path).texts == expected
+    assert load_prompts(f"{tmp_path}:train").texts == expected
+
+
+def test_folders_without_prompts_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match=r"has no \.txt files"):
+        load_prompts(str(tmp_path))
+    (tmp_path / "1.txt").write_text(" \n")
+    with pytest.raises(InvalidInputError, match=r"1\.txt is empty"):
+        load_prompts(str(tmp_path))
+
+
 # The first lines of the real files, and lines that are peculiar to them.
 PARTI = (
     "Prompt\tCategory\tChallenge\tNote\n"
@@ -117,9 +160,9 @@ def test_standard_files(tmp_path: Path, name: str, content: str, texts: list[str
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("p.tsv", "", r"header .*columns prompt, prompts, caption, got the columns \(none\)"),
+        ("p.tsv", "", r"header .*columns prompt, prompts, caption, text, got the columns \(none\)"),
         ("p.tsv", "Prompt,Category\na,b\n", "got the columns Prompt,Category"),
-        ("p.csv", "text,id\na cat,1\n", "got the columns text, id"),
+        ("p.csv", "title,id\na cat,1\n", "got the columns title, id"),
         ("p.csv", "prompt,id\na cat,1\n,2\n", "empty cell in column 'prompt' in line 3"),
         ("p.csv", 'prompt\n"two\nlines"\n" "\n', "empty cell in column 'prompt' in line 4"),
         ("p.tsv", "prompt\tid\n\t1\n", "empty cell in column 'prompt' in line 2"),
