@@ -47,27 +47,40 @@ def make_env(settings: TrainSettings, **changes: Any) -> Env:
 
     Args:
         settings: The run's.
-        **changes: Other values of fields of `EnvConfig`, and of ``num_envs``. Options of rewards
-            that are not used after the change are dropped.
+        **changes: Other values of fields of `EnvConfig`, and ``num_envs``, the rows of this
+            process; by default its part of the run's. Options of rewards that are not used after
+            the change are dropped.
 
     Raises:
         InvalidInputError: There are several processes, and they cannot share its rows evenly.
     """
-    num_envs, processes = changes.pop("num_envs", settings.run.num_envs), current()
-    if num_envs % processes.count:
-        raise InvalidInputError(
-            f"expected num_envs to be a multiple of the {processes.count} processes, which draw "
-            f"as many images each, got {num_envs}"
-        )
+    num_envs = changes.pop("num_envs", None)
+    if num_envs is None:
+        num_envs = own_part(settings.run.num_envs)
     config = dataclasses.replace(settings.env, **changes)
     if "reward" in changes:
         config = dataclasses.replace(config, reward_options=_used_options(config))
     return gym.make_vec(
         "DiffusionT2I-v0",
-        num_envs=num_envs // processes.count,
+        num_envs=num_envs,
         array_type="torch",
         **dataclasses.asdict(config),
     )
+
+
+def own_part(num_envs: int) -> int:
+    """The rows that each process has of so many.
+
+    Raises:
+        InvalidInputError: They cannot be shared out evenly.
+    """
+    processes = current().count
+    if num_envs % processes:
+        raise InvalidInputError(
+            f"expected num_envs to be a multiple of the {processes} processes, which draw as many "
+            f"images each, got {num_envs}"
+        )
+    return num_envs // processes
 
 
 def make_evaluation_env(
@@ -81,14 +94,16 @@ def make_evaluation_env(
     """An environment to evaluate on, of batches that are as equal as can be: none is half empty.
 
     Args:
-        settings: The run's, whose ``num_envs`` is the most that is drawn at once.
+        settings: The run's, whose ``num_envs`` is the most that is drawn at once. Of several
+            processes each has as many of the batches.
         prompts: As `load_prompts` takes them.
         count: Most prompts to draw.
         samples: Images of each.
         **changes: As `make_env` takes them.
     """
     images = samples * min(count, len(load_prompts(prompts).texts))
-    batches = math.ceil(images / settings.run.num_envs)
+    processes = current().count
+    batches = math.ceil(images / settings.run.num_envs) * processes
     num_envs = math.ceil(images / batches)
     return make_env(settings, prompts=prompts, num_envs=num_envs, **changes)
 
