@@ -1,7 +1,8 @@
 """A Stable Diffusion of one's own: LoRA trained on it, and brought to where pictures are made.
 
-``python examples/own_checkpoint.py path/to/stable-diffusion --dtype bfloat16`` leaves a run folder whose ``exported`` diffusers reads, and beside it the same adapters under the
-names of kohya's scripts, which AUTOMATIC1111's interface and ComfyUI read.
+``python examples/own_checkpoint.py path/to/stable-diffusion --dtype bfloat16`` leaves a run folder
+whose ``exported`` diffusers reads, and in it the same adapters under the names of kohya's scripts,
+which AUTOMATIC1111's interface and ComfyUI read.
 """
 
 import argparse
