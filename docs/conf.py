@@ -23,11 +23,14 @@ from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
+from sphinx.util.inspect import stringify_signature
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from diffusion_gym.wrappers import RewardShaping  # noqa: E402
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
@@ -51,7 +54,8 @@ myst_heading_anchors = 3
 myst_enable_extensions = ["colon_fence"]
 
 autodoc_member_order = "bysource"
-autodoc_typehints = "none"  # signatures have them; the sections of arguments say what they mean
+autodoc_typehints = "none"  # those of fields have ranges in them; see `readable_signature`
+python_use_unqualified_type_names = True
 autodoc_default_options = {"members": True, "show-inheritance": True}
 autodoc_class_signature = "mixed"
 napoleon_numpy_docstring = False
@@ -63,6 +67,8 @@ toc_object_entries_show_parents = "hide"
 html_theme = "furo"
 html_title = f"{project} {version}"
 html_theme_options = {"navigation_with_keys": True}
+html_static_path = ["_static"]
+html_css_files = ["wide.css"]
 copybutton_prompt_text = r">>> |\.\.\. "
 copybutton_prompt_is_regexp = True
 
@@ -101,7 +107,8 @@ def setup(app: Sphinx) -> None:
     app.connect("missing-reference", known_by_python)
     app.connect("autodoc-process-docstring", hide_colons, priority=400)  # Napoleon's is 500
     app.connect("autodoc-process-docstring", show_colons, priority=600)
-    app.connect("autodoc-skip-member", is_explained)
+    app.connect("autodoc-skip-member", is_bookkeeping)
+    app.connect("autodoc-process-signature", readable_signature)
     app.connect("env-check-consistency", check_public_names)
 
 
@@ -241,12 +248,28 @@ def show_colons(
     lines[:] = [line.replace(COLON, ":") for line in lines]
 
 
-def is_explained(
+def is_bookkeeping(
     app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any
 ) -> bool | None:
-    """Leaves out the fields of named tuples: they stand in the class's docstring."""
+    """Leaves out fields of named tuples, which their docstrings have, and what forms know."""
     generated = str(getattr(obj, "__doc__", "")).startswith("Alias for field number")
-    return True if generated else None
+    return True if generated or name in ("forms", "shaping_name") else None
+
+
+def readable_signature(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str | None, returns: str
+) -> tuple[str, str] | None:
+    """Shows functions with their types, and shapings with what they take: ``__new__`` takes any."""
+    if what == "class" and issubclass(obj, RewardShaping):
+        own = inspect.signature(obj.__init__)
+    elif what in ("function", "method") and signature is not None:
+        own = inspect.signature(obj)
+    else:
+        return None
+    text = stringify_signature(own, unqualified_typehints=True)
+    arguments, _, result = text.partition(") -> ")
+    arguments = re.sub(r"^\((self|cls)(, |$|\))", "(", arguments.removesuffix(")"))
+    return f"{arguments})", "" if what == "class" else result
 
 
 # --------------------------------------------------------------------------------- public names
