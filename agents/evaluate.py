@@ -20,6 +20,7 @@ from agents.runs.builders import (
     evaluation_prompts,
     load_policy,
     make_env,
+    make_evaluation_env,
     make_image_metrics,
 )
 from agents.runs.report import figures, print_comparison
@@ -82,8 +83,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.reward:
         changes["reward"] = options.reward
     env = make_env(settings, **changes)
-    changes["prompts"] = options.prompts or evaluation_prompts(env)
-    env = make_env(settings, **changes)
+    prompts = options.prompts or evaluation_prompts(env)
+    env = make_evaluation_env(
+        settings, prompts, count=options.count, samples=options.samples, **changes
+    )
     metrics = make_image_metrics(env, options.also, trained_on=settings.env.reward)
     policy = load_policy(run, device=device, checkpoint=options.checkpoint)
 
@@ -102,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     # 3. The comparison, on the screen and in files.
     reward = base_env(env).reward_function.name
-    title = f"{len(before.prompts)} prompts ({changes['prompts']}) x {options.samples} images"
+    title = f"{len(before.prompts)} prompts ({prompts}) x {options.samples} images"
     print_comparison(console, before, after, reward, title)
     if pictures:
         before_after(before.images, after.images, before.prompts, pictures)

@@ -12,7 +12,7 @@ from agents.evaluation import evaluate
 from agents.evaluation.pictures import image_sheet
 from agents.files import file_to_write
 from agents.runs import cli
-from agents.runs.builders import base_policy, load_policy, make_env
+from agents.runs.builders import base_policy, load_policy, make_evaluation_env
 from agents.runs.run_folder import RunFolder
 from agents.runs.screen import Screen, say
 from diffusion_gym.checks import Checked, Count, Seed
@@ -69,12 +69,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.base:
         policy = base_policy(policy)
     count = len(options.prompt) * options.samples
-    env = make_env(
+    env = make_evaluation_env(
         settings,
+        options.prompt,
+        count=len(options.prompt),
+        samples=options.samples,
         device=device,
-        prompts=options.prompt,
         reward="jpeg_compressibility",  # any prompt has one
-        num_envs=min(count, settings.run.num_envs),
     )
 
     # 3. The picture.

@@ -81,17 +81,15 @@ ORDER = {
     ),
     "agents.runs.presets": (),
     "benchmarks": (
-        *(
-            "tables",
-            "bare_loop",
-            "versus_bare_loop",
-            "memory",
-            "emoji64",
-            "step_signal",
-            "comparison",
-        ),
+        *("tables", "bare_loop", "versus_bare_loop", "sized", "memory", "emoji64"),
+        *("step_signal", "comparison", "throughput", "gpu_proof"),
     ),
-    "benchmarks.memory": ("tracing", "networks", "estimate", "__main__"),
+    "benchmarks.sized": ("networks", "checkpoints"),
+    "benchmarks.memory": ("tracing", "estimate", "__main__"),
+    "benchmarks.throughput": (
+        *("machine", "jobs", "bare", "rounds", "growth", "report", "__main__"),
+    ),
+    "benchmarks.gpu_proof": ("parts", "report", "__main__"),
     "benchmarks.emoji64": (
         *("icons", "sprites", "scenes", "captions", "composer", "networks", "sampler"),
         *("sampling", "pictures", "training", "train_clip", "train_autoencoder"),

@@ -115,7 +115,7 @@ class DiffusionPPO(ImageAlgorithm, PPO):
 
     def _loss(self, pairs: Tensor, *, first: bool) -> tuple[Tensor, UpdateLog]:
         loss, log = self._ppo_loss(pairs)
-        if first and self._log_probs_drifted(log):
+        if first and not self._on_policy and self._log_probs_drifted(log):
             loss, log = self._ppo_loss(pairs)
         return loss, log
 
@@ -127,7 +127,13 @@ class DiffusionPPO(ImageAlgorithm, PPO):
             self._embedding(batch.prompt_ids),
             clip_range=self._current_clip_range,
             kl_coef=self.config.kl_coef,
+            on_policy=self._on_policy,
         )
+
+    @property
+    def _on_policy(self) -> bool:
+        """Whether every pair is trained on with the weights that drew it: one update a round."""
+        return self.config.updates_per_round * self.config.n_epochs == 1
 
     @property
     def _current_clip_range(self) -> float:

@@ -38,6 +38,7 @@ def ppo_loss(
     *,
     clip_range: float,
     kl_coef: float = 0.0,
+    on_policy: bool = False,
 ) -> tuple[Tensor, UpdateLog]:
     """Clipped PPO loss of (trajectory, step) pairs, without a critic (DDPO, arXiv 2305.13301).
 
@@ -49,12 +50,15 @@ def ppo_loss(
         embedding: Prompt embeddings of the pairs.
         clip_range: ε.
         kl_coef: Weight of the KL divergence to the base model (DPOK, arXiv 2305.16381).
+        on_policy: The policy is still the one that drew the pairs, so ρ = 1 by construction, and
+            what kernels round otherwise in another batch is no matter.
 
     Returns:
         The loss, a scalar with gradient, and its figures.
     """
     step = policy.transition(batch.latents, batch.steps, embedding)
-    log_ratio = policy.log_prob(batch.next_latents, step) - batch.old_log_prob
+    log_prob = policy.log_prob(batch.next_latents, step)
+    log_ratio = log_prob - (log_prob.detach() if on_policy else batch.old_log_prob)
     loss = clipped_surrogate(log_ratio.exp(), batch.advantages, clip_range)
     kl_to_base = loss.new_full((), torch.nan)
     if kl_coef > 0:

@@ -1,6 +1,7 @@
 """Environments, agent and evaluations of a run, built from its settings."""
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -55,6 +56,29 @@ def make_env(settings: TrainSettings, **changes: Any) -> Env:
     return gym.make_vec(
         "DiffusionT2I-v0", num_envs=num_envs, array_type="torch", **dataclasses.asdict(config)
     )
+
+
+def make_evaluation_env(
+    settings: TrainSettings,
+    prompts: str | Sequence[str],
+    *,
+    count: int,
+    samples: int,
+    **changes: Any,
+) -> Env:
+    """An environment to evaluate on, of batches that are as equal as can be: none is half empty.
+
+    Args:
+        settings: The run's, whose ``num_envs`` is the most that is drawn at once.
+        prompts: As `load_prompts` takes them.
+        count: Most prompts to draw.
+        samples: Images of each.
+        **changes: As `make_env` takes them.
+    """
+    images = samples * min(count, len(load_prompts(prompts).texts))
+    batches = math.ceil(images / settings.run.num_envs)
+    num_envs = math.ceil(images / batches)
+    return make_env(settings, prompts=prompts, num_envs=num_envs, **changes)
 
 
 def _used_options(config: EnvConfig) -> Mapping[str, Any] | None:

@@ -229,12 +229,21 @@ class RunFolder:
 
     def keep_metrics(self, rounds: int) -> None:
         """Drops the rounds after a checkpoint, which a resumed run will repeat."""
-        rows = [row for row in self.metrics() if row["count/rounds"] <= rounds]
-        with atomic(self.metrics_file) as partial:
-            partial.touch()
-            writer = MetricsFile(partial)
-            for row in rows:
-                writer.write(row, {})
+        if not self.metrics_file.is_file():
+            return
+        text = self.metrics_file.read_text()
+        header, *lines = text.splitlines(keepends=True) or [""]
+        columns = next(csv.reader([header]), [])
+        kept = [header] if lines else []
+        for line in lines:  # numbers alone: no comma stands inside a cell
+            cells = line.split(",")
+            if len(cells) != len(columns) or not line.endswith("\n"):
+                continue  # a full disk, or a kill, cut it
+            if float(cells[columns.index("count/rounds")]) <= rounds:
+                kept.append(line)
+        if "".join(kept) != text:
+            with atomic(self.metrics_file) as partial:
+                partial.write_text("".join(kept))
 
 
 class MetricsFile(KVWriter):

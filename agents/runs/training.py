@@ -20,6 +20,7 @@ from agents.runs.builders import (
     load_evaluation,
     make_agent,
     make_env,
+    make_evaluation_env,
     make_image_metrics,
     save_evaluation,
 )
@@ -75,7 +76,10 @@ class Training:
         self.reward = base.reward_function.name
         prompts = evaluation_prompts(self.env)
         self.where = "training" if prompts == base.config.prompts else "held-out"
-        self.eval_env = make_env(settings, prompts=prompts)
+        evaluated = settings.evaluation
+        self.eval_env = make_evaluation_env(
+            settings, prompts, count=evaluated.eval_prompts, samples=evaluated.eval_samples
+        )
         self.image_metrics = make_image_metrics(self.eval_env, settings.evaluation.also)
 
         # 2. The agent, new or from the newest checkpoint of the very same run.

@@ -16,6 +16,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from agents.runs.run_folder import write_json
 from benchmarks.memory.estimate import (
     IMAGES,
     ROWS,
@@ -27,7 +28,7 @@ from benchmarks.memory.estimate import (
     measured_update,
     needs,
 )
-from benchmarks.memory.networks import SIZES
+from benchmarks.sized.networks import SIZES
 from benchmarks.tables import markdown_table
 
 RESULTS = Path(__file__).parents[1] / "results" / "memory.md"
@@ -109,6 +110,7 @@ def main(arguments: list[str] | None = None) -> None:
         help="replace the page in benchmarks/results",
     )
     parser.add_argument("--measure", action="store_true", help="compare with this machine's GPU")
+    parser.add_argument("--measured", type=Path, help="JSON file for what --measure finds")
     options = parser.parse_args(arguments)
     console = Console()
     found = {name: {t: needs(size, t) for t in TRAININGS} for name, size in SIZES.items()}
@@ -122,22 +124,27 @@ def main(arguments: list[str] | None = None) -> None:
     options.output.write_text(markdown(tables))
     console.print(f"written to {options.output}")
     if options.measure:
-        measure(console, found)
+        header, *lines = measured = measure(found)
+        table = Table(*header, title="GB on top")
+        for line in lines:
+            table.add_row(*line)
+        console.print(table)
+        if options.measured:
+            write_json(options.measured, measured)
 
 
-def measure(console: Console, found: dict[str, dict[Training, Needs]]) -> None:
-    """Prints what passes of one and of four pairs take on the GPU, beside what was computed."""
-    table = Table("model", "training", "pairs", "computed", "measured", title="GB on top")
+def measure(found: dict[str, dict[Training, Needs]]) -> list[list[str]]:
+    """What passes of one and of four pairs take on the GPU, beside what was computed, in GB."""
+    rows = [["model", "training", "pairs", "computed", "measured"]]
     for name, by_training in found.items():
         for training, needed in by_training.items():
             for pairs in (1, 4):
                 computed = needed.first_pair + (pairs - 1) * needed.next_pair
                 taken = measured_update(SIZES[name], training, pairs)
-                table.add_row(
-                    name, str(training), str(pairs), f"{computed / GB:.2f}", f"{taken / GB:.2f}"
-                )
+                figures = (f"{computed / GB:.2f}", f"{taken / GB:.2f}")
+                rows.append([name, str(training), str(pairs), *figures])
                 torch.cuda.empty_cache()
-    console.print(table)
+    return rows
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from agents.policy.lora import LoraSettings, add_lora
 from agents.policy.precision import AUTOCAST, Precision
-from benchmarks.memory.networks import ModelSize
 from benchmarks.memory.tracing import PeakMemory, cast_norms_as_cuda_does, parameter_bytes
+from benchmarks.sized.networks import ModelSize
 from diffusion_gym.models.decoder import DECODE_PIXELS
 from diffusion_gym.models.denoiser import Denoiser
 from diffusion_gym.models.guidance import guided_prediction

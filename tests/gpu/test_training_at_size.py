@@ -13,7 +13,6 @@ import gymnasium as gym
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from sized_checkpoints import save_checkpoint_of
 
 import diffusion_gym  # noqa: F401
 from agents.common.checkpoint import save_checkpoint
@@ -21,7 +20,8 @@ from agents.nft import DiffusionNFT
 from agents.policy.export import export
 from agents.ppo import DiffusionPPO
 from benchmarks.memory.estimate import Training, measured_update, needs
-from benchmarks.memory.networks import SD15, SMALL, ModelSize
+from benchmarks.sized.checkpoints import save_checkpoint_of
+from benchmarks.sized.networks import SD15, SMALL, ModelSize
 
 PROMPTS = ["a cat", "a dog", "an apple", "grapes"]
 POLICY = {"lora_rank": 4, "guidance": 5.0, "optimizer": "adamw_fused"}

@@ -1,6 +1,5 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,22 +24,10 @@ from benchmarks.memory.estimate import (
     training_denoiser,
     update_pass,
 )
-from benchmarks.memory.networks import SD15, SDXL, SIZES, SMALL, ModelSize
 from benchmarks.memory.tracing import PeakMemory, SavedTensors, parameter_bytes
+from benchmarks.sized.networks import SD15, SDXL, SIZES, SMALL, SMALL_XL, ModelSize
 from diffusion_gym.models.denoiser import Denoiser
 
-SMALL_XL = replace(
-    SDXL,
-    unet={
-        **SDXL.unet,
-        "sample_size": 16,
-        "block_out_channels": (32, 32, 64),
-        "layers_per_block": 1,
-        "transformer_layers_per_block": 1,
-        "cross_attention_dim": 32,
-        "attention_head_dim": 8,
-    },
-)
 WAYS = [
     Training(0, "float32"),
     Training(0, "float32", gradient_checkpointing=True),

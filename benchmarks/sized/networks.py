@@ -6,11 +6,11 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, SD3Transformer2DModel, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from diffusion_gym.models.denoiser import Denoiser, DenoiserXL
+from diffusion_gym.models.denoiser import Denoiser, Denoiser3, DenoiserXL
 from diffusion_gym.models.embedding import PromptEmbedding
 
 TOKENS = 77
@@ -23,14 +23,14 @@ class ModelSize:
 
     Attributes:
         name: What it is called.
-        unet: Arguments of `UNet2DConditionModel`.
+        network: Arguments of `UNet2DConditionModel`, or of `SD3Transformer2DModel`.
         vae: Arguments of `AutoencoderKL`.
         text_encoders: Arguments of `CLIPTextConfig`, one mapping per encoder; one with a
             ``projection_dim`` gives the pooled embedding.
     """
 
     name: str
-    unet: Mapping[str, Any]
+    network: Mapping[str, Any]
     vae: Mapping[str, Any]
     text_encoders: tuple[Mapping[str, Any], ...]
 
@@ -38,27 +38,34 @@ class ModelSize:
         return self.name
 
     @property
+    def is_transformer(self) -> bool:
+        """Whether it is of Stable Diffusion 3's kind."""
+        return "joint_attention_dim" in self.network
+
+    @property
     def latent_shape(self) -> tuple[int, int, int]:
         """``(C, h, w)``."""
-        side = self.unet["sample_size"]
-        return self.unet["in_channels"], side, side
+        side = self.network["sample_size"]
+        return self.network["in_channels"], side, side
 
     @property
     def image_size(self) -> tuple[int, int]:
         """Height and width of a picture, in pixels."""
-        side = self.unet["sample_size"] * 2 ** (len(self.vae["block_out_channels"]) - 1)
+        side = self.network["sample_size"] * 2 ** (len(self.vae["block_out_channels"]) - 1)
         return side, side
 
     def denoiser(self) -> Denoiser:
         """A denoiser with random weights, frozen, in eval mode, on torch's default device."""
-        network = UNet2DConditionModel(**self.unet).eval().requires_grad_(False)
-        if "addition_embed_type" in self.unet:
-            return DenoiserXL(network, self.image_size)
-        return Denoiser(network)
+        if self.is_transformer:
+            return Denoiser3(_frozen(SD3Transformer2DModel(**self.network)))
+        unet = _frozen(UNet2DConditionModel(**self.network))
+        if "addition_embed_type" in self.network:
+            return DenoiserXL(unet, self.image_size)
+        return Denoiser(unet)
 
     def autoencoder(self) -> Any:
         """The autoencoder, likewise."""
-        return AutoencoderKL(**self.vae).eval().requires_grad_(False)
+        return _frozen(AutoencoderKL(**self.vae))
 
     def encoders(self) -> list[nn.Module]:
         """The text encoders, likewise."""
@@ -75,11 +82,16 @@ class ModelSize:
 
     def embedding(self, rows: int) -> PromptEmbedding:
         """Random prompt embeddings."""
-        pooled = [options["projection_dim"] for options in self.text_encoders[1:]]
+        attention = "joint_attention_dim" if self.is_transformer else "cross_attention_dim"
+        width = self.network[attention]
+        pooled = sum(options.get("projection_dim", 0) for options in self.text_encoders)
         return PromptEmbedding(
-            torch.randn(rows, TOKENS, self.unet["cross_attention_dim"]),
-            torch.randn(rows, pooled[0]) if pooled else None,
+            torch.randn(rows, TOKENS, width), torch.randn(rows, pooled) if pooled else None
         )
+
+
+def _frozen(network: Any) -> Any:
+    return network.eval().requires_grad_(False)
 
 
 _VAE = {
@@ -107,7 +119,7 @@ _CLIP_BIG_G = {
 
 SD15 = ModelSize(
     name="SD 1.5",
-    unet=MappingProxyType(
+    network=MappingProxyType(
         {
             "sample_size": 64,
             "in_channels": 4,
@@ -127,7 +139,7 @@ SD15 = ModelSize(
 
 SDXL = ModelSize(
     name="SDXL",
-    unet=MappingProxyType(
+    network=MappingProxyType(
         {
             "sample_size": 128,
             "in_channels": 4,
@@ -150,9 +162,43 @@ SDXL = ModelSize(
 )
 """Stable Diffusion XL 1.0 (base): 2,567 M parameters in its denoiser, pictures of 1024 x 1024."""
 
+SD3 = ModelSize(
+    name="SD3",
+    network=MappingProxyType(
+        {
+            "sample_size": 128,
+            "patch_size": 2,
+            "in_channels": 16,
+            "out_channels": 16,
+            "num_layers": 24,
+            "attention_head_dim": 64,
+            "num_attention_heads": 24,
+            "caption_projection_dim": 1536,
+            "joint_attention_dim": 4096,
+            "pooled_projection_dim": 2048,
+            "pos_embed_max_size": 192,
+        }
+    ),
+    vae=MappingProxyType(
+        {
+            **_VAE,
+            "latent_channels": 16,
+            "scaling_factor": 1.5305,
+            "shift_factor": 0.0609,
+            "use_quant_conv": False,
+            "use_post_quant_conv": False,
+        }
+    ),
+    text_encoders=(
+        MappingProxyType({**_CLIP_L, "projection_dim": 768}),
+        MappingProxyType(_CLIP_BIG_G),
+    ),
+)
+"""Stable Diffusion 3 medium, without its T5: 2,028 M parameters, pictures of 1024 x 1024."""
+
 SMALL = ModelSize(
     name="small",
-    unet=MappingProxyType(
+    network=MappingProxyType(
         {
             "sample_size": 16,
             "in_channels": 4,
@@ -186,5 +232,57 @@ SMALL = ModelSize(
     ),
 )
 """The architecture of Stable Diffusion 1.5 in small, to try things with."""
+
+SMALL_XL = ModelSize(
+    name="small XL",
+    network=MappingProxyType(
+        {
+            **SDXL.network,
+            "sample_size": 16,
+            "block_out_channels": (32, 32, 64),
+            "layers_per_block": 1,
+            "transformer_layers_per_block": 1,
+            "cross_attention_dim": 64,
+            "attention_head_dim": 8,
+            "projection_class_embeddings_input_dim": 6 * 256 + 24,
+        }
+    ),
+    vae=SMALL.vae,
+    text_encoders=(
+        *SMALL.text_encoders,
+        MappingProxyType({**SMALL.text_encoders[0], "projection_dim": 24}),
+    ),
+)
+"""That of Stable Diffusion XL."""
+
+SMALL_3 = ModelSize(
+    name="small 3",
+    network=MappingProxyType(
+        {
+            **SD3.network,
+            "sample_size": 16,
+            "num_layers": 2,
+            "attention_head_dim": 8,
+            "num_attention_heads": 2,
+            "caption_projection_dim": 16,
+            "joint_attention_dim": 64,
+            "pooled_projection_dim": 16 + 24,
+            "pos_embed_max_size": 16,
+        }
+    ),
+    vae=MappingProxyType(
+        {
+            **SMALL.vae,
+            "latent_channels": 16,
+            "use_quant_conv": False,
+            "use_post_quant_conv": False,
+        }
+    ),
+    text_encoders=(
+        MappingProxyType({**SMALL.text_encoders[0], "projection_dim": 16}),
+        MappingProxyType({**SMALL.text_encoders[0], "projection_dim": 24}),
+    ),
+)
+"""That of Stable Diffusion 3."""
 
 SIZES = {size.name: size for size in (SD15, SDXL)}

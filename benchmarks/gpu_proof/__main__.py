@@ -1,0 +1,58 @@
+"""Proves on a GPU what this project claims of one: ``python -m benchmarks.gpu_proof --minutes 6``.
+
+The tests at full size, throughput beside the bare network, memory beside what was computed, and the
+default job, as far as the time goes; ``--toy`` rehearses it on any machine. It writes one file of
+figures and one page.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from agents.runs.run_folder import write_json
+from benchmarks.gpu_proof import report
+from benchmarks.gpu_proof.parts import FULL, TOY, run
+from benchmarks.throughput import machine
+
+RESULTS = Path(__file__).parents[1] / "results"
+NAME = "gpu_proof"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the parts; returns 1 where one failed."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=6.0, help="for all parts together")
+    parser.add_argument("--toy", action="store_true", help="the rehearsal, without a GPU")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--results", type=Path, default=Path("runs/gpu_proof"))
+    where.add_argument(
+        "--publish",
+        dest="results",
+        action="store_const",
+        const=RESULTS,
+        help="the results that are kept in the repository",
+    )
+    options = parser.parse_args(arguments)
+    if not options.toy and not torch.cuda.is_available():
+        parser.error("expected a CUDA device, found none: --toy rehearses without one")
+    console = Console()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    options.results.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        outcomes = []
+        for outcome in run(TOY if options.toy else FULL, Path(folder), options.minutes):
+            outcomes.append(outcome)
+            status = "left out" if outcome.status is None else f"status {outcome.status}"
+            console.print(f"{outcome.part.title}: {status}, {outcome.seconds:.0f} s")
+            # After every part: what is known survives a lease that ends.
+            results = report.gather(outcomes, Path(folder), dict(machine.describe(device)))
+            write_json(options.results / f"{NAME}.json", results)
+            (options.results / f"{NAME}.md").write_text(report.page(results), encoding="utf-8")
+    return int(any(outcome.status not in (0, None) for outcome in outcomes))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,96 @@
+"""Images per second beside the bare denoiser: ``python -m benchmarks.throughput``.
+
+Efficiency is the time of the denoiser's passes alone, on the very same batches and pairs, in the
+time that the agent takes for them. Rounds and bare passes take turns; of the repeats, the table has
+the median, the least and the most.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from agents.runs.run_folder import write_json
+from benchmarks.tables import markdown_table
+from benchmarks.throughput import growth, machine, report
+from benchmarks.throughput.jobs import EMBEDDED, SIZES, Job
+from benchmarks.throughput.rounds import measure
+
+RESULTS = Path(__file__).parents[1] / "results"
+NAME = "throughput"
+
+
+def job_of(text: str, device: str) -> Job:
+    """A job from the command line: ``MODEL`` or ``MODEL:{"option": value, …}``."""
+    model, _, options = text.partition(":")
+    return Job(model, device, json.loads(options) if options else {})
+
+
+def tables(results: dict[str, Any]) -> dict[str, list[list[str]]]:
+    """All tables by title, each line by line with a heading."""
+    jobs = [(each["title"], each["figures"]) for each in results["jobs"]]
+    found = {"Throughput": report.table(jobs)}
+    if "growth" in results:
+        found["The environment alone, without a denoiser"] = report.growth_table(results["growth"])
+    return found
+
+
+def document(results: dict[str, Any]) -> str:
+    """The tables as a page."""
+    on = ", ".join(f"{key} {value}" for key, value in results["machine"].items())
+    parts = [f"# Throughput\n\nMeasured by `python -m benchmarks.throughput` ({on})."]
+    for title, (header, *rows) in tables(results).items():
+        parts.append(f"## {title}\n\n{markdown_table(header, rows)}")
+    return "\n\n".join(parts) + "\n"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measures, prints, and writes JSON and page."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "--jobs",
+        nargs="+",
+        default=[EMBEDDED, f'{EMBEDDED}:{{"lora_rank": 16}}'],
+        help='each a model and options of agents.train: emoji-64, sd15:{"lora_rank": 4}; '
+        f"with random weights: {', '.join(SIZES)}",
+    )
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--growth", action="store_true", help="also: the environment alone, as its numbers grow"
+    )
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--results", type=Path, default=Path("runs/throughput"))
+    where.add_argument(
+        "--publish",
+        dest="results",
+        action="store_const",
+        const=RESULTS,
+        help="replace the results that are kept in the repository",
+    )
+    options = parser.parse_args(arguments)
+    console = Console()
+    jobs: list[dict[str, Any]] = []
+    for text in options.jobs:
+        job = job_of(text, options.device)
+        figures = measure(job, options.repeats)
+        jobs.append({"title": job.title, "options": job.options, "figures": figures})
+    results = {"machine": machine.describe(torch.device(options.device)), "jobs": jobs}
+    if options.growth:
+        results["growth"] = growth.measure(options.device)
+    for title, (header, *rows) in tables(results).items():
+        table = Table(*header, title=title)
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+    options.results.mkdir(parents=True, exist_ok=True)
+    write_json(options.results / f"{NAME}.json", results)
+    (options.results / f"{NAME}.md").write_text(document(results), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
