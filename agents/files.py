@@ -31,7 +31,7 @@ def atomic(path: Path) -> Iterator[Path]:
 
     Example:
         >>> with atomic(Path("figures.json")) as partial:
-        ...     partial.write_text("{}")
+        ...     _ = partial.write_text("{}")
 
     Args:
         path: Where the file or folder shall be; what is there is replaced by another of its kind.

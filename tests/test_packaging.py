@@ -133,7 +133,8 @@ def third_party_imports(folder):
     """Distribution → files that import from it, found by reading the code."""
     distributions = importlib.metadata.packages_distributions()
     own = {"diffusion_gym", "agents", "benchmarks"}
-    own |= {path.stem for path in (ROOT / "tests").rglob("*.py")}  # tests' helpers
+    for top in ("tests", "examples"):  # tests' helpers, and the examples that they run
+        own |= {path.stem for path in (ROOT / top).rglob("*.py")}
     found = {}
     for path in sorted((ROOT / folder).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -175,7 +176,7 @@ def test_only_rewards_need_the_rewards_extra():
 def test_dev_is_everything():
     assert Requirement(EXTRAS["dev"][0]).extras == EXTRAS.keys() - {"dev"}
     assert set(CONFIGURATION["build-system"]["requires"]) <= set(EXTRAS["dev"])
-    tests = third_party_imports("tests")
+    tests = third_party_imports("tests") | third_party_imports("examples")
     declared = {canonicalize_name(one.name) for one in requirements("", *EXTRAS)}
     transitive = {"packaging", "tensordict", "cloudpickle"}  # of pytest, torchrl, gymnasium
     assert not tests.keys() - declared - transitive

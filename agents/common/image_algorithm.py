@@ -378,7 +378,7 @@ class ImageAlgorithm(OnPolicyAlgorithm):
     ) -> bool:
         """Draws one round of images; False where a callback asked to stop.
 
-        What Stable-Baselines3's callbacks know as a step is a batch of images here: `on_step` is
+        What Stable-Baselines3's callbacks know as a step is a batch of images here: ``on_step`` is
         called when one is drawn and counted. A round that is stopped is not trained on.
         """
         del rollout_buffer, n_rollout_steps  # ours holds whole episodes

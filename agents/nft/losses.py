@@ -126,7 +126,7 @@ def nft_loss(
 
     c/β · [ r ‖x̂0⁺ − x0‖²/w⁺ + (1−r) ‖x̂0⁻ − x0‖²/w⁻ ],  x̂0± = x̂0_old ± β (x̂0 − x̂0_old).
 
-    The norms are means over the latent's dimensions, and w± = mean |x̂0± − x0|, a constant of at
+    The norms are means over the latent's dimensions, and w± = mean ``|x̂0± − x0|``, a constant of at
     least 1e-5, brings all noise levels to one scale. At β = 1, x̂0⁺ is x̂0 itself.
 
     Args:

@@ -63,7 +63,7 @@ class Method:
         published: Settings that it was published with, whatever the model.
         checkpoint: Settings for Stable Diffusion, as published.
         embedded: Settings for the embedded model, as ``python -m benchmarks.comparison`` found them
-            for `house_style`: the more of the credit the early, noisy steps get, the lower a rate
+            for ``house_style``: the more of the credit the early, noisy steps get, the lower a rate
             they need.
     """
 

@@ -29,7 +29,7 @@ EMBEDDED_REWARDS: Mapping[str, Mapping[str, Any]] = {
     "clip_score": {"prompts": "emoji-captions"},
     "scene_alignment": {"prompts": "emoji-captions"},
 }
-"""What was found to learn on the embedded model; README, "What was tried", has the figures."""
+"""What was found to learn on the embedded model; docs/results.md has the figures."""
 
 CHECKPOINT: Mapping[str, Any] = {
     "images": 25_600,

@@ -15,7 +15,7 @@ class Denoiser(nn.Module):
     1.x and 2.x); the others have a class of their own below.
 
     Attributes:
-        network: The network as diffusers defines it, for adapters and for `save_pretrained`.
+        network: The network as diffusers defines it, for adapters and for ``save_pretrained``.
     """
 
     def __init__(self, network: nn.Module) -> None:

@@ -18,6 +18,7 @@ from diffusion_gym.checks import whole_numbers
 from diffusion_gym.errors import InvalidInputError, shown, unknown_name
 
 Reduction = Literal["mean", "sum"]
+"""How log-densities are brought together over the dimensions of a latent."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -111,7 +112,7 @@ class Schedule(abc.ABC):
     @property
     @abc.abstractmethod
     def velocity_scale(self) -> Tensor:
-        """``[T]`` float32, |∂v/∂f|: by how much v changes with the denoiser's output f.
+        """``[T]`` float32, ``|∂v/∂f|``: by how much v changes with the denoiser's output f.
 
         1 where the output is a velocity. Errors of equal size of a v-prediction are these times
         smaller in f.

@@ -109,7 +109,7 @@ class DDIMSchedule(Schedule):
 
     @property
     def velocity_scale(self) -> Tensor:
-        """|∂v/∂f|: 1/√ᾱ for ε, 1/√(1−ᾱ) for x̂0 and 1 for v (arXiv 2202.00512, appendix D)."""
+        """``|∂v/∂f|``: 1/√ᾱ for ε, 1/√(1−ᾱ) for x̂0 and 1 for v (arXiv 2202.00512, appendix D)."""
         sqrt_alpha, sqrt_beta = self._coefficients[:, 0], self._coefficients[:, 1]
         if self.prediction == "epsilon":
             return 1 / sqrt_alpha

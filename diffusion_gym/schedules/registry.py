@@ -15,6 +15,7 @@ _SCHEDULES: dict[str, type[Schedule]] = {
 }
 
 SAMPLERS: tuple[str, ...] = tuple(_SCHEDULES)
+"""The names of all samplers."""
 
 
 def make_schedule(

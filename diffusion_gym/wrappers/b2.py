@@ -56,7 +56,7 @@ class B2DiffuRLReward(VectorShaping):
 
     Args:
         env: A vector environment; K must divide its ``num_envs``.
-        branches: K.
+        branches: K, how many branches a group has.
         schedule: ``(start, stages)``: k rises from ``start`` in the first stage to T in the last
             of ``stages``, see `trained_steps`; None: the released setting scaled to T, from
             0.7 T over 100 stages.

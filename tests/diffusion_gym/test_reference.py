@@ -1,14 +1,11 @@
 """The reference policy against diffusers' own pipeline."""
 
-import doctest
-
 import diffusers
 import gymnasium
 import numpy as np
 import pytest
 import torch
 
-import diffusion_gym.reference
 from diffusion_gym import reference_policy
 
 T = 4
@@ -87,7 +84,3 @@ def test_repr_names_the_guidance():
     assert repr(reference_policy(env, 3.0)).startswith(
         "ReferencePolicy(guidance=3.0, schedule=DDIM"
     )
-
-
-def test_the_example_in_its_documentation_runs():
-    assert doctest.testmod(diffusion_gym.reference).failed == 0

@@ -1,7 +1,5 @@
 """`CreditReward`: a shaping of a user's own, in credit or in weights of steps."""
 
-import doctest
-
 import gymnasium
 import numpy as np
 import pytest
@@ -78,12 +76,6 @@ def test_weights_of_ones_own_around_a_single_environment():
     rebuilt = gymnasium.make(EnvSpec.from_json(env.spec.to_json()))
     assert type(rebuilt) is SinglePowerWeight
     assert rebuilt.power == 2.0
-
-
-def test_the_example_of_the_docstring_runs():
-    found = doctest.DocTestFinder(recurse=False).find(CreditReward, globs={})
-    assert len(found[0].examples) == 7
-    assert doctest.DocTestRunner().run(found[0]).failed == 0
 
 
 def test_credit_is_summed_and_weights_are_not():

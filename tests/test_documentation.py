@@ -1,0 +1,320 @@
+"""README and pages, followed from top to bottom as a newcomer would.
+
+All blocks run in one folder, page by page, so that a command can use the run folder of an earlier
+one; a command that an earlier page has as well is not run again. The Python blocks of one page
+share a namespace: a later one goes on where the earlier one ended. Commands are run for real, with
+the options of `QUICK` added; what a newcomer types besides is compared with what CI does, or stands
+in `NOT_RUN`.
+"""
+
+import importlib
+import re
+import shlex
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import pytest
+import torch
+from pre_commit.clientlib import load_config
+
+from agents.runs import methods
+from agents.runs.methods import METHODS
+from benchmarks.comparison.protocol import Budget
+from diffusion_gym.rewards import registry
+from diffusion_gym.rewards.builtin import BUILT_IN
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+PAGES = [
+    *(README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+
+#: Options that make a command quick; they come last, so that they overrule the page's.
+QUICK = {
+    "agents.train": (
+        "--images 8 --num-envs 4 --samples-per-prompt 2 --num-inference-steps 3 "
+        "--eval-prompts 2 --eval-samples 1"
+    ),
+    "agents.train --resume": "",
+    "agents.sample": "--samples 2",
+    "agents.evaluate": "--count 2 --samples 1",
+    "benchmarks.bare_loop": "--images 64",
+    "benchmarks.versus_bare_loop": "--seeds 1 --images 64 --output results",
+    "benchmarks.comparison": "--tasks house_style --methods sparse --workers 1 --results tables",
+    "benchmarks.step_signal": "--batches 4 --num-envs 4 --samples-per-prompt 4 --results signal",
+    "benchmarks.emoji64": "--toy --device cpu",
+    "benchmarks.emoji64.evaluate": "--prompts 4",
+    "examples/reinforce.py": "--updates 1 --num-envs 2",
+    "examples/branching.py": "--branches 2",
+    "examples/own_reward.py": "--images 8 --num-envs 8 --eval-prompts 1",
+    "examples/own_credit.py": "--images 8 --num-envs 8",
+    "examples/own_agent.py": "--images 8 --num-envs 8",
+    "examples/sb3_agents.py": "--images 8 --num-envs 8",
+    "examples/torchrl_ppo.py": "--batches 1 --num-inference-steps 2",
+    "examples/cleanrl_ppo.py": "--rounds 1 --num-inference-steps 2",
+    "examples/own_checkpoint.py": (
+        "--images 8 --num-envs 4 --samples-per-prompt 2 --batches-per-round 1 "
+        "--num-inference-steps 3 --eval-prompts 1"
+    ),
+    "examples/denoising_film.py": "--columns 2",
+}
+
+SMALL_BUDGET = Budget(
+    images=4,
+    tasks=("house_style",),
+    methods=("sparse",),
+    seeds=(0,),
+    search_seeds=(1,),
+    judged=1.0,
+    evaluations=2,
+    common={"num_envs": 4, "samples_per_prompt": 2, "num_inference_steps": 2},
+    evaluation={"eval_prompts": 2, "eval_samples": 2},
+)
+
+#: Constants that stand in the way of a quick command and have no option.
+SMALLER: dict[str, dict[str, Any]] = {
+    "benchmarks.comparison": {"BUDGETS": dict.fromkeys(("256", "1200"), SMALL_BUDGET)},
+    "benchmarks.emoji64.evaluate": {
+        "DIVERSITY_COPIES": 2,
+        "DIVERSITY_STEPS": 2,
+        "SPEED_BATCH": 4,
+        "SPEED_REPEATS": 1,
+        "PICTURES_PER_KIND": 1,
+    },
+}
+
+#: Commands that only set the stage.
+NOT_RUN = (
+    r"git clone <[^>]+> [\w-]+",
+    r"pre-commit install",
+    r"cd [\w-]+",
+    r"python3? -m venv \S+",
+    r"source \S+/bin/activate",
+)
+
+#: Those of the library: a benchmark registers one for itself.
+SHAPINGS = [name for name, method in METHODS.items() if method.wrap.__module__ == methods.__name__]
+
+LANGUAGES = {"bash", "python", "text"}
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of code."""
+
+    page: str
+    section: str
+    language: str
+    code: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.page}, line {self.line}: {self.section}"
+
+
+def parse(page: Path) -> list[Block]:
+    """All fenced blocks of a page, with the headings they stand under."""
+    name = page.relative_to(ROOT).as_posix()
+    blocks, section, opened, code = [], "", None, []
+    for number, line in enumerate(page.read_text().splitlines(), 1):
+        if opened is not None and line.strip() == "```":
+            blocks.append(Block(name, section, opened[0], "\n".join(code), opened[1]))
+            opened = None
+        elif opened is not None:
+            code.append(line)
+        elif line.startswith("```"):
+            opened, code = (line[3:].strip(), number), []
+        elif re.match(r"#+ ", line):
+            section = line.lstrip("# ")
+    assert opened is None, f"{name}: the block of line {opened} is never closed"
+    return blocks
+
+
+def commands(code: str) -> list[str]:
+    """The single commands of a shell block."""
+    lines = code.replace("\\\n", " ").splitlines()
+    lines = [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    return [command.strip() for line in lines for command in line.split("&&")]
+
+
+BLOCKS = [block for page in PAGES for block in parse(page)]
+RUNNABLE = [block for block in BLOCKS if block.language in ("python", "bash")]
+
+
+@pytest.fixture(scope="module")
+def newcomer(tmp_path_factory: pytest.TempPathFactory, sd1_folder: Path) -> Iterator[None]:
+    """Works in a folder with nothing but the checkpoint that the pages take for granted.
+
+    What the blocks set process-wide doesn't reach other tests.
+    """
+    precision, backend = torch.get_float32_matmul_precision(), matplotlib.get_backend()
+    with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng():
+        folder = tmp_path_factory.mktemp("newcomer")
+        patch.chdir(folder)
+        (folder / "path" / "to").mkdir(parents=True)
+        (folder / "path" / "to" / "stable-diffusion").symlink_to(sd1_folder)
+        patch.setattr(registry, "_factories", dict(registry._factories))
+        known = dict(METHODS)
+        yield
+        METHODS.clear()
+        METHODS.update(known)
+    torch.set_float32_matmul_precision(precision)
+    matplotlib.use(backend)
+
+
+@pytest.fixture(scope="module")
+def namespaces() -> dict[str, dict[str, Any]]:
+    """The Python namespaces of the pages."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def done() -> set[str]:
+    """The commands that have been run."""
+    return set()
+
+
+def run_module(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``python -m module options``, in this process: importing torch anew would take long."""
+    _, _, name, *options = shlex.split(command)
+    assert name in QUICK, f"{command!r}: give {name} its quick options in QUICK"
+    module = importlib.import_module(name)
+    if hasattr(module, "__path__"):
+        module = importlib.import_module(f"{name}.__main__")
+    for constant, value in SMALLER.get(name, {}).items():
+        monkeypatch.setattr(module, constant, value)
+    kind = f"{name} --resume" if "--resume" in options else name
+    monkeypatch.setattr(sys, "argv", [name, *options, *QUICK[kind].split()])
+    try:
+        status = module.main()
+    except SystemExit as end:  # --help, or a mistake in the options
+        status = end.code
+    assert not status, f"{command!r} ended with status {status}"
+
+
+def run_example(command: str) -> None:
+    """``python examples/name.py options``, in this process."""
+    _, path, *options = shlex.split(command)
+    assert (ROOT / path).is_file(), f"{command!r}: no such example"
+    assert path in QUICK, f"{command!r}: give {path} its quick options in QUICK"
+    importlib.import_module(Path(path).stem).main([*options, *QUICK[path].split()])
+
+
+def what_ci_does() -> set[str]:
+    """The commands of .ci/run, without the options that keep it quiet and its cores busy."""
+    text = (ROOT / ".ci" / "run").read_text()
+    for option in (" --quiet", " --numprocesses auto", " --dist loadfile"):
+        text = text.replace(option, "")
+    return {line.strip() for line in text.splitlines()}
+
+
+def run_command(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs a command, or makes sure that it need not be run here."""
+    if re.match(r"python -m (agents|benchmarks)\b", command):
+        run_module(command, monkeypatch)
+    elif command.startswith("python examples/"):
+        run_example(command)
+    elif not any(re.fullmatch(pattern, command) for pattern in NOT_RUN):
+        assert command in what_ci_does(), f"{command!r} is neither a module, nor in .ci/run"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("newcomer")
+@pytest.mark.parametrize("block", RUNNABLE, ids=str)
+def test_every_block_runs(
+    block: Block,
+    namespaces: dict[str, dict[str, Any]],
+    done: set[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if block.language == "bash":
+        for command in commands(block.code):
+            if command not in done:
+                run_command(command, monkeypatch)
+            done.add(command)
+    else:
+        # The line numbers of a traceback are then those of the page.
+        code = compile("\n" * block.line + block.code, block.page, "exec")
+        exec(code, namespaces.setdefault(block.page, {"__name__": "__main__"}))
+
+
+def test_languages_are_known() -> None:
+    """Those of code, and MyST's directives, which Sphinx checks."""
+    languages = {block.language for block in BLOCKS if not block.language.startswith("{")}
+    assert languages <= LANGUAGES, "mark plain text as ```text"
+
+
+def test_the_two_commands_are_there() -> None:
+    typed = [
+        command
+        for block in parse(README)
+        if block.language == "bash"
+        for command in commands(block.code)
+    ]
+    assert {'pip install -e ".[dev]"', "python -m agents.train", "pytest"} <= set(typed)
+    assert 'pip install -e ".[dev]"' in what_ci_does()
+
+
+def test_the_readme_is_short() -> None:
+    lines = README.read_text().splitlines()
+    assert len(lines) <= 130
+    for block in parse(README):
+        assert block.code.count("\n") < 15, f"{block} belongs into examples/"
+
+
+def prose(page: Path) -> str:
+    """A page without its blocks."""
+    return re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+def anchors(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.*)$", prose(page), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", name.lower()).replace(" ", "-") for name in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(page: Path) -> None:
+    text = prose(page)
+    targets = re.findall(r"\]\(([^)\s]+)", text) + re.findall(r"(?:src|href)=\"([^\"]+)", text)
+    for target in targets:
+        if target.startswith(("https://", "http://")):
+            continue
+        path, _, anchor = target.partition("#")
+        there = page.parent / path if path else page
+        assert there.exists(), f"{target} does not exist"
+        assert not anchor or anchor in anchors(there), f"{target}: no such heading"
+
+
+def test_every_page_is_reached() -> None:
+    """From the README or from the site's first page, by a link or a list of pages."""
+    lists = "\n".join(block.code for block in BLOCKS if block.language == "{toctree}")
+    for page in (ROOT / "docs").glob("*.md"):
+        if page.stem != "index":
+            assert re.search(rf"^{page.stem}$", lists, flags=re.MULTILINE), page
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_nothing_is_left_to_fill_in(page: Path) -> None:
+    assert not re.findall(r"\w*PLACEHOLDER\w*|\bTODO\b|\bTBD\b|\bXXX\b", page.read_text())
+
+
+@pytest.mark.parametrize(
+    ("page", "table"),
+    [("docs/rewards.md", BUILT_IN), ("docs/shaping.md", SHAPINGS)],
+)
+def test_tables_name_what_there_is(page: str, table: Iterable[str]) -> None:
+    text = (ROOT / page).read_text()
+    assert not [name for name in table if f"`{name}`" not in text]
+
+
+def test_pre_commit_runs_what_ci_runs() -> None:
+    hooks = re.findall(r"entry: (.+)", (ROOT / ".pre-commit-config.yaml").read_text())
+    ci = {command.split(" -")[0].removesuffix(" .") for command in what_ci_does()}
+    assert hooks
+    assert {hook.split(" -")[0] for hook in hooks} <= ci
+    load_config(str(ROOT / ".pre-commit-config.yaml"))  # which raises for what is not valid
