@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agents.common.processes import join, leave
 from agents.runs import cli
@@ -13,7 +13,7 @@ from agents.runs.run_folder import RunFolder
 from agents.runs.screen import Screen
 from agents.runs.settings import TrainSettings
 from agents.runs.training import Training
-from diffusion_gym.checks import Checked
+from diffusion_gym.checks import Checked, Count
 from diffusion_gym.errors import InvalidInputError
 from diffusion_gym.rewards import reward_names
 
@@ -26,6 +26,9 @@ class Choice(Checked):
 
     resume: str | None = None
     """Folder of the run to continue, which keeps its settings."""
+
+    images: Count | None = None
+    """Images of the run in all; with --resume, more than before extend it."""
 
     algorithm: str | None = None
     """The agent."""
@@ -62,27 +65,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = processes.from_main(lambda: read_settings(given))
         status = Training(settings, console).run()
     else:
-        run = processes.from_main(lambda: _resumed(choice, others))
-        status = Training(run.settings, console, run).run()
+        run, settings = processes.from_main(lambda: _resumed(choice, others))
+        status = Training(settings, console, run).run()
     leave()
     return status
 
 
-def _resumed(choice: Choice, others: Sequence[str]) -> RunFolder:
-    """The run to go on with.
+def _resumed(choice: Choice, others: Sequence[str]) -> tuple[RunFolder, TrainSettings]:
+    """The run to go on with, and its settings, which may have more images than before.
 
     Raises:
-        InvalidInputError: There are other options besides.
+        InvalidInputError: There are other options besides; or it would have fewer images.
     """
     assert choice.resume is not None
-    named = [name for name, value in vars(choice).items() if value and name != "resume"]
+    allowed = ("resume", "images")
+    named = [name for name, value in vars(choice).items() if value and name not in allowed]
     if named or others:
         flags = [f"--{name}" for name in named] + [word for word in others if word[:2] == "--"]
         raise InvalidInputError(
-            f"a resumed run keeps its settings: expected --resume alone, got "
-            f"{', '.join(flags or others)} as well"
+            f"a resumed run keeps its settings: expected --resume alone, or with more --images, "
+            f"got {', '.join(flags or others)} as well"
         )
-    return RunFolder.open(choice.resume)
+    run = RunFolder.open(choice.resume)
+    settings = run.settings
+    if choice.images is None:
+        return run, settings
+    if choice.images < settings.run.images:
+        raise InvalidInputError(
+            f"expected --images of a resumed run to be {settings.run.images} or more, as it was "
+            f"started with, got {choice.images}"
+        )
+    return run, replace(settings, run=replace(settings.run, images=choice.images))
 
 
 def read_settings(arguments: Sequence[str]) -> TrainSettings:
@@ -114,7 +127,7 @@ def _description() -> str:
         "Fine-tunes a text-to-image model by reinforcement. The options and defaults below are "
         "those for the algorithm, the model, the reward, the shaping and the preset that are named "
         "before --help. "
-        "--resume RUN, alone, continues the run in a folder. "
+        "--resume RUN continues the run in a folder, with --images N to N images in all. "
         "With N processes (torchrun --nproc-per-node N -m agents.train …, or accelerate launch) "
         "every number of images is of all together, --batch-size is of each.\n\n"
         f"Algorithms: {', '.join(ALGORITHMS)}.\n\n"

@@ -23,6 +23,9 @@ PACKAGES = (
 MOVABLE = ("output", "device", "checkpoint_every", "checkpoint_minutes", "keep_checkpoints")
 """Settings that may change between the parts of a run: they change no figure."""
 
+GROWING = ("images",)
+"""Settings that may grow: what is there already stays as it is."""
+
 
 def describe(base: DiffusionT2IVectorEnv, settings: TrainSettings) -> dict[str, Any]:
     """What a run is made of and where it runs, as JSON has it."""
@@ -57,7 +60,9 @@ def check_same(recorded: dict[str, Any], now: dict[str, Any]) -> None:
         differ = [
             f"{name} ({shown(was[name])}, now {shown(value)})"
             for name, value in is_now.items()
-            if name not in MOVABLE and was[name] != value
+            if name not in MOVABLE
+            and was[name] != value
+            and not (name in GROWING and value > was[name])
         ]
         for what in ("model", "reward", "prompts_sha256"):
             if recorded[what] != now[what]:

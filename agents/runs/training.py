@@ -36,6 +36,7 @@ from agents.runs.screen import command, say
 from agents.runs.settings import TrainSettings
 from agents.runs.tensorboard import TensorBoard
 from diffusion_gym.errors import InvalidInputError
+from diffusion_gym.wrappers import B2DiffuRLReward, shapings
 
 
 class Training:
@@ -104,6 +105,7 @@ class Training:
         self._records = mine.records() if mine else []
         if self._records:
             check_same(self._records[0], record)
+            self._check_extension(self._records[0]["settings"]["images"])
         checkpoints = checkpoints_in(run.checkpoints) if run else []
         if mine:  # what is damaged is found before anything is written
             mine.check_writable()
@@ -124,6 +126,15 @@ class Training:
         self.resumed = bool(checkpoints)
         return record
 
+    def _check_extension(self, images: int) -> None:
+        """Refuses more images than the run was started with where what is trained goes by them."""
+        planned = [each for each in shapings(self.env) if isinstance(each, B2DiffuRLReward)]
+        if planned and self.settings.run.images != images:
+            raise InvalidInputError(
+                f"expected {images} images as at the run's start, since B2DiffuRLReward's trained "
+                f"steps grow over the whole of them, got {self.settings.run.images}"
+            )
+
     def _folder(self, run: RunFolder | None, record: dict[str, Any]) -> RunFolder:
         """The folder of the run, a new one where there is none yet, with the record in it."""
         if run is None:
@@ -131,6 +142,8 @@ class Training:
             self._lock.enter_context(run.locked())
         elif self.resumed:
             run.keep_metrics(self.agent.rounds)
+            if run.settings.run.images != self.settings.run.images:
+                write_json(run.settings_file, self.settings.flat())
         write_json(run.record_file, {"parts": [*self._records, record]})
         return run
 
@@ -163,6 +176,8 @@ class Training:
         )
         before = self._before()
         done = self.agent.num_timesteps
+        if done >= images:
+            say(self.console, "it has ended: evaluating it again (--images N would extend it)")
         board = TensorBoard(self.run_folder.tensorboard, done) if self.processes.is_main else None
         if board and not (done or self.settings.evaluation.eval_every):  # else a round makes it
             board.evaluation(before, 0)

@@ -19,7 +19,7 @@ from agents.common.processes import Processes
 from agents.runs.callbacks import Checkpoints, StopOnSignal
 from agents.runs.run_folder import RunFolder
 from agents.runs.tensorboard import TensorBoard
-from diffusion_gym.errors import DiffusionGymError
+from diffusion_gym.errors import DiffusionGymError, InvalidInputError
 
 QUICK = (
     "--images 12 --num-envs 4 --samples-per-prompt 2 --num-inference-steps 2 --eval-prompts 2 "
@@ -51,6 +51,37 @@ def test_what_was_recorded_at_each_start_is_kept(stopped: RunFolder) -> None:
     assert first["settings"] == second["settings"]
     assert {"versions", "command", "device", "prompts_sha256", "commit"} <= set(first)
     assert [row["count/rounds"] for row in stopped.metrics()] == [1, 2, 3]
+
+
+def test_a_finished_run_is_extended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As if it had been started with more images, bit for bit."""
+    run, whole = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "whole")
+    assert train.main([*QUICK, "--output", str(run.path)]) == 0
+    before = run.summary()
+    images = before["images"]
+    assert train.main(["--resume", str(run.path), "--images", str(2 * images)]) == 0
+    assert "evaluating it again" not in capsys.readouterr().out
+    assert train.main([*QUICK, "--images", str(2 * images), "--output", str(whole.path)]) == 0
+    after, expected = run.summary(), whole.summary()
+    assert after["images"] == 2 * images
+    assert after["reward_before"] == before["reward_before"]
+    assert after["reward_after"] == expected["reward_after"] != before["reward_after"]
+    rewards = [[row["rollout/reward_mean"] for row in each.metrics()] for each in (run, whole)]
+    assert rewards[0] == rewards[1]
+    assert run.settings.run.images == 2 * images  # and it goes on so
+    capsys.readouterr()
+    assert train.main(["--resume", str(run.path)]) == 0
+    assert "it has ended: evaluating it again" in capsys.readouterr().out
+    with pytest.raises(InvalidInputError, match=f"to be {2 * images} or more, .*got {images}"):
+        train.main(["--resume", str(run.path), "--images", str(images)])
+
+
+def test_branches_planned_over_a_run_are_not_extended(tmp_path: Path) -> None:
+    arguments = [*QUICK, "--shaping", "b2", "--num-envs", "10", "--samples-per-prompt", "5"]
+    arguments += ["--images", "10", "--output", str(tmp_path / "run")]
+    assert train.main(arguments) == 0
+    with pytest.raises(InvalidInputError, match="expected 10 images as at the run's start"):
+        train.main(["--resume", str(tmp_path / "run"), "--images", "20"])
 
 
 def test_tensorboard_has_every_evaluation_where_it_belongs(tmp_path: Path) -> None:
