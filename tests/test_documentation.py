@@ -8,8 +8,10 @@ in `NOT_RUN`.
 """
 
 import importlib
+import os
 import re
 import shlex
+import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -205,6 +207,23 @@ def run_example(command: str) -> None:
     importlib.import_module(Path(path).stem).main([*options, *QUICK[path].split()])
 
 
+def run_launched(command: str) -> None:
+    """``torchrun … -m module options``, or accelerate's, with two processes, as it stands else."""
+    launcher, module, options = command.partition(" -m agents.train")
+    launcher = re.sub(r"(--nproc-per-node|--num_processes) \d+", r"\1 2", launcher)
+    words = [*shlex.split(launcher + module + options), *QUICK["agents.train"].split()]
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    folder = Path(sys.executable).parent
+    done = subprocess.run(
+        [folder / words[0], *words[1:], "--device", "cpu"],
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 def what_ci_does() -> set[str]:
     """The commands of .ci/run, without the options that keep it quiet and its cores busy."""
     text = (ROOT / ".ci" / "run").read_text()
@@ -217,6 +236,8 @@ def run_command(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs a command, or makes sure that it need not be run here."""
     if re.match(r"python -m (agents|benchmarks)\b", command):
         run_module(command, monkeypatch)
+    elif command.startswith(("torchrun ", "accelerate launch ")):
+        run_launched(command)
     elif command.startswith("python examples/"):
         run_example(command)
     elif not any(re.fullmatch(pattern, command) for pattern in NOT_RUN):
