@@ -31,6 +31,13 @@ EMBEDDED_REWARDS: Mapping[str, Mapping[str, Any]] = {
 }
 """What was found to learn on the embedded model; docs/results.md has the figures."""
 
+NOISE_AWARE: Mapping[str, Mapping[str, Any]] = {
+    "house_style": {},
+    "jpeg_compressibility": {"learning_rate": 5e-5, "images": 512},
+}
+"""Rewards that noise-aware step weights have been measured with, in several seeds, and are
+recommended for; and what differs from the usual settings of that shaping then."""
+
 CHECKPOINT: Mapping[str, Any] = {
     "images": 25_600,
     "dtype": "float16",
@@ -75,7 +82,9 @@ def recommended(
     chosen = method(shaping)
     if model == EMOJI64:
         own = EMBEDDED_REWARDS.get(_reward_name(model, reward), {})
-        general = {**EMBEDDED, **own, **chosen.published, **chosen.embedded}
+        weighed = NOISE_AWARE if shaping == "noise-aware" else {}
+        tuned = weighed.get(_reward_name(model, reward), {})
+        general = {**EMBEDDED, **own, **chosen.published, **chosen.embedded, **tuned}
     else:
         on_cpu = device.startswith("cpu") or (device == "auto" and not torch.cuda.is_available())
         half = ON_CPU if on_cpu else {}
@@ -87,9 +96,9 @@ def recommended_shaping(model: str, reward: Any = None, algorithm: str = "ppo") 
     """The reward shaping of runs that name none.
 
     Step weights are for agents that train on denoising steps, and recommended where they have been
-    measured with several seeds: for `house_style` on the embedded model.
+    measured with several seeds: for the rewards in `NOISE_AWARE`, on the embedded model.
     """
-    measured = model == EMOJI64 and _reward_name(model, reward) == "house_style"
+    measured = model == EMOJI64 and _reward_name(model, reward) in NOISE_AWARE
     return "noise-aware" if measured and algorithm == "ppo" else "sparse"
 
 
