@@ -80,7 +80,7 @@ SMALL_BUDGET = Budget(
 
 #: Constants that stand in the way of a quick command and have no option.
 SMALLER: dict[str, dict[str, Any]] = {
-    "benchmarks.comparison": {"BUDGETS": dict.fromkeys(("256", "1200"), SMALL_BUDGET)},
+    "benchmarks.comparison": {"BUDGETS": dict.fromkeys(("256", "512", "1200"), SMALL_BUDGET)},
     "benchmarks.emoji64.evaluate": {
         "DIVERSITY_COPIES": 2,
         "DIVERSITY_STEPS": 2,
