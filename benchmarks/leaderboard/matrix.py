@@ -123,9 +123,7 @@ class Matrix:
                 reached[step] = None
         return reached
 
-    def learning_rate(
-        self, task: str, method: str, found: Mapping[str, Result]
-    ) -> float | None:
+    def learning_rate(self, task: str, method: str, found: Mapping[str, Result]) -> float | None:
         """The best rate; None while it is not known, 0 where nothing is trained."""
         if not self.methods[method].trains:
             return 0.0

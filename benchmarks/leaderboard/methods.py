@@ -123,9 +123,7 @@ def load_methods(folder: Path = FOLDER) -> dict[str, MethodFile]:
     return {path.stem: load_method(path) for path in sorted(folder.glob("*.toml"))}
 
 
-def chosen_methods(
-    names: tuple[str, ...], folder: Path = FOLDER
-) -> dict[str, MethodFile]:
+def chosen_methods(names: tuple[str, ...], folder: Path = FOLDER) -> dict[str, MethodFile]:
     """Some rows; all where none is named.
 
     Raises:

@@ -165,9 +165,7 @@ def load_protocol(tier: str, path: Path = NEWEST) -> Protocol:
             raise unknown_name("tier", tier, content["tiers"])
         own = content["tiers"][tier]
         chosen = own.get("tasks", list(content["tasks"]))
-        tasks = {
-            name: Task(name=name, **content["tasks"][name] | _queries(own)) for name in chosen
-        }
+        tasks = {name: Task(name=name, **content["tasks"][name] | _queries(own)) for name in chosen}
         protocol = Protocol(
             version=content["version"],
             tier=tier,

@@ -76,9 +76,9 @@ def run_with_ray(
     """
     import ray
 
-    remote: Any = ray.remote(
-        num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=RETRIES
-    )(_remote_run)
+    remote: Any = ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=RETRIES)(
+        _remote_run
+    )
     at_work: dict[Any, Job] = {}
     while True:
         begun = {job.name for job in at_work.values()}
