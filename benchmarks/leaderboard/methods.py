@@ -43,12 +43,12 @@ class MethodFile(Checked):
 
     title: str
     options: Mapping[str, Any] = field(default_factory=dict)
-    paper: str = ""
-    url: str = ""
-    note: str = ""
-    module: str = ""
-    wrapper: str = ""
-    agent: str = ""
+    paper: str | None = None
+    url: str | None = None
+    note: str | None = None
+    module: str | None = None
+    wrapper: str | None = None
+    agent: str | None = None
     trains: bool = True
 
     def __post_init__(self) -> None:
