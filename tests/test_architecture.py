@@ -89,6 +89,7 @@ ORDER = {
             "emoji64",
             "step_signal",
             "comparison",
+            "leaderboard",
         ),
     ),
     "benchmarks.memory": ("tracing", "networks", "estimate", "__main__"),
@@ -101,6 +102,10 @@ ORDER = {
     "benchmarks.comparison": (
         *("controls", "protocol", "seeds", "runs", "search", "results", "compare"),
         *("curves", "report", "__main__"),
+    ),
+    "benchmarks.leaderboard": (
+        *("methods", "protocol", "tuning", "jobs", "record", "results", "runner", "matrix"),
+        *("live", "reproduce", "check", "__main__"),
     ),
     "benchmarks.step_signal": (
         *("moments", "weightings", "gradients", "report", "picture", "samplers", "__main__"),

@@ -4,7 +4,6 @@ What is recorded is never run again: the command may be stopped at any time and 
 """
 
 import argparse
-import importlib
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -19,6 +18,7 @@ from benchmarks.leaderboard.methods import FOLDER, MethodFile, chosen_methods, l
 from benchmarks.leaderboard.protocol import NEWEST, Protocol, load_protocol
 from benchmarks.leaderboard.record import RESULTS, read_record, write_record
 from benchmarks.leaderboard.reproduce import changed_circumstances, differences, reproduce
+from benchmarks.leaderboard.results import records_of
 from benchmarks.leaderboard.runner import run_job
 from diffusion_gym.errors import InvalidInputError, one_line
 
@@ -86,9 +86,8 @@ def _matrix(options: Namespace, protocol: Protocol) -> Matrix:
 
 
 def _plan(options: Namespace, protocol: Protocol, console: Console) -> int:
-    matrix_of_ray = importlib.import_module("benchmarks.leaderboard.matrix")
     matrix = _matrix(options, protocol)
-    records = matrix_of_ray.records_of(matrix, options.results)
+    records = records_of(matrix, options.results)
     console.print(f"protocol {protocol.name} {protocol.sha256}", highlight=False)
     console.print(Progress(matrix).table(records, matrix.ready(records)))
     return 0
@@ -107,7 +106,7 @@ def _run(options: Namespace, protocol: Protocol, console: Console) -> int:
 
     matrix = _matrix(options, protocol)
     progress = Progress(matrix)
-    ray.init(address=options.address, log_to_driver=False, include_dashboard=False)
+    ray.init(address=options.address or "local", log_to_driver=False)
     with Live(console=console, auto_refresh=False) as live:
         resources = Resources(options.cpus, options.gpus)
         records = run_matrix(

@@ -10,7 +10,8 @@ import ray
 from benchmarks.leaderboard.jobs import Job, Matrix
 from benchmarks.leaderboard.methods import MethodFile
 from benchmarks.leaderboard.protocol import Protocol
-from benchmarks.leaderboard.record import Record, read_record, write_record
+from benchmarks.leaderboard.record import Record, write_record
+from benchmarks.leaderboard.results import records_of
 from benchmarks.leaderboard.runner import run_job
 from diffusion_gym.errors import InvalidInputError
 
@@ -44,26 +45,6 @@ class Resources:
         return "cuda" if self.gpus else "cpu"
 
 
-def records_of(matrix: Matrix, folder: Path) -> dict[Job, Record]:
-    """The matrix's records in a folder of results.
-
-    Raises:
-        InvalidInputError: One is damaged, or of another protocol.
-    """
-    records = {}
-    for path in sorted((folder / matrix.protocol.name).rglob("*.json")):
-        record = read_record(path)
-        if record["task"] not in matrix.tasks or record["method"] not in matrix.methods:
-            continue
-        if record["protocol"]["hash"] != matrix.protocol.sha256:
-            raise InvalidInputError(
-                f"expected records of the protocol {matrix.protocol.sha256[:16]} in {folder}, got "
-                f"{record['protocol']['hash'][:16]} in {path}: move it away"
-            )
-        records[Job.of(record)] = record
-    return records
-
-
 def run_matrix(
     matrix: Matrix, folder: Path, resources: Resources, watch: Watcher = lambda *_: None
 ) -> dict[Job, Record]:
@@ -86,9 +67,9 @@ def run_matrix(
             be made.
     """
     records = records_of(matrix, folder)
-    remote = ray.remote(
-        num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=ANY_TIMES, max_calls=1
-    )(_run)
+    remote = ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=ANY_TIMES)(
+        _run
+    )
     flying: dict[Any, Job] = {}
     while True:
         for job in matrix.ready(records):

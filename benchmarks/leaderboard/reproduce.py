@@ -28,7 +28,7 @@ def reproduce(protocol: Protocol, methods: Mapping[str, MethodFile], record: Rec
     if record["method"] not in methods:
         raise InvalidInputError(f"expected a method of {sorted(methods)}, got {record['method']!r}")
     machine = record["machine"]
-    device = "cpu" if machine["device"] == "cpu" else "auto"
+    device = "cpu" if machine["device"].startswith("cpu") else "auto"
     job, method = Job.of(record), methods[record["method"]]
     return run_job(protocol, method, job, device=device, threads=machine["threads"])
 
