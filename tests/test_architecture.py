@@ -105,7 +105,7 @@ ORDER = {
     ),
     "benchmarks.leaderboard": (
         *("methods", "protocol", "tuning", "jobs", "record", "results", "runner", "matrix"),
-        *("live", "reproduce", "check", "__main__"),
+        *("live", "reproduce", "check", "shapings", "__main__"),
     ),
     "benchmarks.step_signal": (
         *("moments", "weightings", "gradients", "report", "picture", "samplers", "__main__"),

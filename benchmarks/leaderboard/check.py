@@ -22,7 +22,9 @@ def problems(
         methods: By name.
         paths: Records, or folders of them.
     """
-    found, records, files = [], {}, {}
+    found: list[str] = []
+    records: dict[Job, Record] = {}
+    files: dict[Job, Path] = {}
     for path in _files(paths):
         try:
             record = read_record(path)

@@ -25,7 +25,7 @@ from benchmarks.leaderboard.protocol import Protocol, Task
 from benchmarks.leaderboard.record import DIVERSITY, SCHEMA, Record
 from diffusion_gym.errors import InvalidInputError, first_line
 
-SEARCH_EVALUATION: Mapping[str, Any] = {"eval_prompts": 2, "eval_samples": 1, "eval_every": 0}
+SEARCH_EVALUATION: dict[str, Any] = {"eval_prompts": 2, "eval_samples": 1, "eval_every": 0}
 """The search goes by the training reward; every run ends with an evaluation."""
 
 
