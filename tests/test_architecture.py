@@ -83,7 +83,7 @@ ORDER = {
     "agents.runs.presets": (),
     "benchmarks": (
         *("tables", "bare_loop", "versus_bare_loop", "sized", "memory", "emoji64"),
-        *("step_signal", "comparison", "throughput", "gpu_proof"),
+        *("step_signal", "comparison", "leaderboard", "throughput", "gpu_proof"),
     ),
     "benchmarks.sized": ("networks", "checkpoints"),
     "benchmarks.memory": ("tracing", "estimate", "__main__"),
@@ -100,6 +100,10 @@ ORDER = {
     "benchmarks.comparison": (
         *("controls", "protocol", "seeds", "runs", "search", "results", "compare"),
         *("curves", "report", "__main__"),
+    ),
+    "benchmarks.leaderboard": (
+        *("methods", "protocol", "tuning", "jobs", "record", "results", "runner", "matrix"),
+        *("live", "reproduce", "check", "shapings", "__main__"),
     ),
     "benchmarks.step_signal": (
         *("moments", "weightings", "gradients", "report", "picture", "samplers", "__main__"),

@@ -1,0 +1,1 @@
+"""Methods compared at equal reward queries: ``python -m benchmarks.leaderboard``."""
