@@ -89,7 +89,15 @@ ORDER = {
             "emoji64",
             "step_signal",
             "comparison",
+            "leaderboard",
         ),
+    ),
+    "benchmarks.leaderboard": ("statistics", "report"),
+    "benchmarks.leaderboard.statistics": (
+        *("intervals", "significance", "target", "ranks", "coverage"),
+    ),
+    "benchmarks.leaderboard.report": (
+        *("inputs", "figures", "reading", "markdown", "pictures", "page", "__main__"),
     ),
     "benchmarks.memory": ("tracing", "networks", "estimate", "__main__"),
     "benchmarks.emoji64": (

@@ -1,0 +1,1 @@
+"""Methods compared at equal cost: ``python -m benchmarks.leaderboard``."""
