@@ -17,6 +17,8 @@ def shown(value: Interval | None, digits: int = 3, sign: bool = False) -> str:
     form = f"{'+' if sign else ''}.{digits}f"
     if value.seeds < 2:
         return f"{value.mean:{form}} (1 seed)"
+    if value.alike:
+        return f"{value.mean:{form}} (all {value.seeds} seeds alike)"
     return f"{value.mean:{form}} [{value.low:{form}}, {value.high:{form}}]"
 
 
@@ -54,20 +56,32 @@ def _family(report: Report) -> list[str]:
         named = ", ".join(
             f"{v.method} ({v.missing}, {v.difference.seeds} of {needed_seeds(m)})" for v in missing
         )
-        lines.append(f"Not tested: {named}; all {report.planned} tasks must have the seed.")
+        lines.append(
+            f"Not tested: {named}; a seed counts where all tasks of the "
+            f"protocol ({report.planned}) have it."
+        )
     return lines
 
 
 def _task(report: Report, task: str) -> list[str]:
     rows = [row for row in report.rows[task] if row.method != BASELINE]
     lines = []
-    fewer = [row for row in rows if row.times_fewer and row.times_fewer.low > 1]
-    more = [row for row in rows if row.times_fewer and row.times_fewer.high < 1]
+    known = [row for row in rows if row.times_fewer]
+    told = [row for row in known if row.times_fewer and row.times_fewer.excludes(1)]
+    fewer = [row for row in told if row.times_fewer and row.times_fewer.mean > 1]
+    more = [row for row in told if row not in fewer]
+    alike = [row for row in known if row.times_fewer and row.times_fewer.alike]
     for chosen, what in ((fewer, "fewer"), (more, "more")):
         if chosen:
             named = "; ".join(_times(row, what) for row in _by_times(chosen, what))
             lines.append(f"{task}: {what} reward queries to the target than {BASELINE}: {named}.")
-    open_ = [row.method for row in rows if row.times_fewer and row not in (*fewer, *more)]
+    if alike:
+        named = "; ".join(f"{row.method} {shown(row.times_fewer, 1)}" for row in alike)
+        lines.append(
+            f"{task}: times fewer reward queries to the target than {BASELINE}, the same in every "
+            f"seed and so without an interval: {named}."
+        )
+    open_ = [row.method for row in known if row not in told and row not in alike]
     if open_:
         lines.append(
             f"{task}: reward queries to the target not told from {BASELINE}'s: {', '.join(open_)}."
@@ -98,7 +112,8 @@ def _equal_reward(task: str, rows: Sequence[Row], name: str, of: str) -> list[st
         return []
     decided = [f"{m} {shown(v, sign=True)}" for m, v in known.items() if v.excludes(0)]
     undecided = [m for m, v in known.items() if not v.excludes(0)]
-    line = f"{task}: {of} against {BASELINE}'s, each when it first has the target's reward: "
+    line = f"{task}: {of} against {BASELINE}'s, each when it first has at least the target's "
+    line += "reward: "
     parts = ["; ".join(decided)] if decided else []
     if undecided:
         parts.append(f"not told apart: {', '.join(undecided)}")

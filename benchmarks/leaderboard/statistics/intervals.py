@@ -33,9 +33,14 @@ class Interval:
     high: float
     seeds: int
 
+    @property
+    def alike(self) -> bool:
+        """Whether all seeds gave the same, such that there is no spread to make an interval of."""
+        return self.seeds > 1 and bool(np.isclose(self.low, self.high, rtol=1e-9, atol=0))
+
     def excludes(self, value: float) -> bool:
-        """Whether a value lies outside; False where there is no interval."""
-        return self.low > value or self.high < value
+        """Whether a value lies outside; False where there is no interval, or no spread."""
+        return not self.alike and (self.low > value or self.high < value)
 
 
 def interval(values: Array) -> Interval:
