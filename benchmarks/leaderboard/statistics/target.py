@@ -47,5 +47,5 @@ def times_fewer(baseline: Array, queries: Array, budget: float) -> Interval:
         budget: Reward queries of a run.
     """
     ratios = interval(np.log(restricted(baseline, budget) / restricted(queries, budget)))
-    bounds = np.exp([ratios.mean, ratios.low, ratios.high])
-    return Interval(*map(float, bounds), ratios.seeds)
+    mean, low, high = (float(np.exp(each)) for each in (ratios.mean, ratios.low, ratios.high))
+    return Interval(mean, low, high, ratios.seeds)
