@@ -102,8 +102,14 @@ ORDER = {
         *("curves", "report", "__main__"),
     ),
     "benchmarks.leaderboard": (
-        *("methods", "protocol", "tuning", "jobs", "record", "results", "runner", "matrix"),
-        *("live", "reproduce", "check", "shapings", "__main__"),
+        *("methods", "protocol", "tuning", "jobs", "record", "results", "shapings", "runner"),
+        *("matrix", "live", "reproduce", "check", "statistics", "report", "__main__"),
+    ),
+    "benchmarks.leaderboard.statistics": (
+        *("intervals", "significance", "target", "ranks", "coverage"),
+    ),
+    "benchmarks.leaderboard.report": (
+        *("inputs", "figures", "reading", "markdown", "pictures", "page", "__main__"),
     ),
     "benchmarks.step_signal": (
         *("moments", "weightings", "gradients", "report", "picture", "samplers", "__main__"),

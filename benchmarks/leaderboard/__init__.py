@@ -1,1 +1,1 @@
-"""Methods compared at equal reward queries: ``python -m benchmarks.leaderboard``."""
+"""Methods compared at equal cost: ``python -m benchmarks.leaderboard``."""

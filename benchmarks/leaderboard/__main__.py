@@ -1,4 +1,7 @@
-"""Methods compared at equal cost: ``python -m benchmarks.leaderboard plan|run|reproduce|check``.
+"""Methods compared at equal cost: ``python -m benchmarks.leaderboard``.
+
+``plan``, ``run``, ``reproduce`` and ``check`` make and check records; ``report`` shows them, and
+``coverage`` simulates what its intervals hold.
 
 What is recorded is never run again: the command may be stopped at any time and given again.
 """
@@ -25,7 +28,13 @@ from diffusion_gym.errors import InvalidInputError, one_line
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs a subcommand and returns the exit status."""
-    options = _parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    if given[:1] in (["report"], ["coverage"]):
+        from benchmarks.leaderboard.report.__main__ import main as report
+
+        report(given)
+        return 0
+    options = _parser().parse_args(given)
     console = Console()
     try:
         protocol = load_protocol(options.tier, options.protocol)

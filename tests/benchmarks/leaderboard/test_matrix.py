@@ -43,7 +43,7 @@ def test_a_node_that_dies_loses_nothing_and_doubles_nothing(cluster, tmp_path):
 
     records = run_matrix(matrix, tmp_path / "results", Resources(), watch)
     assert killed
-    assert len(cluster.list_all_nodes) == 1
+    assert len(cluster.list_all_nodes()) == 1
     assert seen == list(range(matrix.size + 1))  # one more after each run, none twice
     files = sorted((tmp_path / "results").rglob("*.json"))
     assert len(files) == len(records) == matrix.size == 6
