@@ -274,7 +274,7 @@ def test_options_that_contradict(commands: Commands) -> None:
 
 
 RESUMED_WITH = (
-    *(["--images", "9"], ["--seed", "1"], ["--reward", "house_style"], ["--output", "x"]),
+    *(["--images", "1"], ["--seed", "1"], ["--reward", "house_style"], ["--output", "x"]),
     *(["--preset", "ddpo"], ["--device", "cpu"], ["x"], ["--no-such-option"]),
     *(["--model", ""], ["--shaping", "x"], ["--lora-rank"], ["--gradient-checkpointing"]),
 )

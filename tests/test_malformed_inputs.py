@@ -151,6 +151,26 @@ MODEL_FIELDS: Mapping[str, Field] = {
 MODEL_FIELDS = {
     **MODEL_FIELDS,
     "t5": Field(lambda model: model.options.t5, {"True": True, "np.bool_": True}),
+    "negative_prompt": Field(
+        lambda model: str(model.options.negative_prompt),
+        {
+            label: str(NONSENSE[label])
+            for label in (
+                *("no text", "blanks", "x", "two lines", "NUL", "long text", "long path"),
+                *("dots", "no such user", "Path", "None"),
+            )
+        },
+    ),
+    "clip_skip": Field(
+        lambda model: model.options.clip_skip,
+        {
+            "0": 0,
+            "1": 1,
+            "np.int64(2)": 2,
+            "array of no dimension": NONSENSE["array of no dimension"].item(),
+            "tensor of no dimension": NONSENSE["tensor of no dimension"].item(),
+        },
+    ),
 }
 
 

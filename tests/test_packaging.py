@@ -99,7 +99,13 @@ def test_the_wheel_is_small(wheel):
 def test_the_metadata(metadata):
     assert metadata["Name"] == "diffusion-gym"
     assert metadata["Version"] == PROJECT["version"]
-    assert set(metadata.get_all("Provides-Extra")) == {"train", "rewards", "bench", "dev"}
+    assert set(metadata.get_all("Provides-Extra")) == {
+        "train",
+        "rewards",
+        "bench",
+        "leaderboard",
+        "dev",
+    }
     assert metadata["Requires-Python"] == ">=3.11"
     assert metadata["License-Expression"] == "Apache-2.0 AND MIT"
     assert metadata["Description-Content-Type"] == "text/markdown"
@@ -156,7 +162,7 @@ def third_party_imports(folder):
     [
         ("diffusion_gym", ["", "rewards"]),
         ("agents", ["", "train"]),
-        ("benchmarks", ["", "train", "rewards", "bench"]),
+        ("benchmarks", ["", "train", "rewards", "bench", "leaderboard"]),
     ],
 )
 def test_every_import_is_declared(folder, groups):

@@ -326,14 +326,17 @@ class DiffusionModel:
         """Checks that every CLIP has a layer left, as many as all of them leave out themselves."""
         skipped = self.options.clip_skip
         layers = min(
-            int(encoder.network.config.num_hidden_layers)
-            for encoder in texts.encoders
-            if "clip" in encoder.network.config.model_type
+            (
+                int(encoder.network.config.num_hidden_layers)
+                for encoder in texts.encoders
+                if "clip" in str(encoder.network.config.model_type)
+            ),
+            default=skipped + 1,
         )
         if skipped > layers - 1:
             raise InvalidInputError(
                 f"expected model option 'clip_skip' up to {layers - 1}, one less than CLIP has "
-                f"layers, got {skipped}"
+                f"layers, got {shown(skipped)}"
             )
 
     def _check_resolution(self) -> None:

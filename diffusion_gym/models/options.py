@@ -78,6 +78,11 @@ class ModelOptions:
                 raise InvalidInputError(
                     f"expected model option {name!r} above {least - 1}, got {shown(value)}"
                 )
+            if isinstance(value, str) and not _is_text(value):
+                raise InvalidInputError(
+                    f"expected model option {name!r} to be text that UTF-8 can hold, "
+                    f"got {shown(value)}"
+                )
             if value == "" and name != "negative_prompt":
                 raise InvalidInputError(f"expected model option {name!r} to be a text, got ''")
             if isinstance(value, int) and name in _LONGEST and value > _LONGEST[name]:
@@ -98,6 +103,14 @@ class ModelOptions:
                     f"model option {field.name!r} is {why}, got "
                     f"{field.name}={shown(getattr(self, field.name))}"
                 )
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _plain(value: Any) -> Any:

@@ -1,6 +1,8 @@
 """Every example, run in small as a reader would run it, and what it leaves behind."""
 
+import importlib
 import math
+import sys
 from pathlib import Path
 
 import branching
@@ -9,7 +11,6 @@ import numpy as np
 import own_agent
 import own_checkpoint
 import own_credit
-import own_reward
 import pytest
 import reinforce
 import sb3_agents
@@ -22,6 +23,7 @@ from stable_baselines3 import PPO
 from agents.ppo import DiffusionPPO
 from agents.runs.run_folder import RunFolder
 from diffusion_gym import finished_episodes, load_model
+from diffusion_gym.rewards import registry
 
 ROOT = Path(__file__).parents[2]
 ELSEWHERE = {"cleanrl_ppo"}
@@ -31,6 +33,14 @@ ELSEWHERE = {"cleanrl_ppo"}
 @pytest.fixture(autouse=True)
 def in_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def own_reward(monkeypatch):
+    """The example's module; what it registers is forgotten afterwards."""
+    monkeypatch.setattr(registry, "_factories", dict(registry._factories))
+    monkeypatch.delitem(sys.modules, "own_reward", raising=False)
+    return importlib.import_module("own_reward")
 
 
 def base_weights():
@@ -67,7 +77,7 @@ def test_branching():
 
 
 @pytest.mark.slow
-def test_own_reward(tmp_path):
+def test_own_reward(own_reward, tmp_path):
     options = "--images 16 --num-envs 8 --eval-prompts 2 --output run".split()
     training = own_reward.main(options)
     assert training.reward == "1 colour + 0.5 contrast"
@@ -82,7 +92,7 @@ def test_own_reward(tmp_path):
     assert {"contrast/dark", "contrast/light"} <= episodes.reward_terms.keys()
 
 
-def test_a_picture_without_contrast_is_no_failure_of_the_others():
+def test_a_picture_without_contrast_is_no_failure_of_the_others(own_reward):
     images = torch.rand(2, 3, 8, 8)
     images[0] = 0.5
     result = own_reward.Contrast()(images, ["", ""])

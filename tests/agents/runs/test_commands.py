@@ -214,8 +214,10 @@ def test_a_prompt_that_the_reward_cannot_read_leaves_nothing_behind(tmp_path: Pa
 def test_a_folder_in_use_is_left_alone(run: Path) -> None:
     with pytest.raises(DiffusionGymError, match="--resume"):
         train.main([*QUICK, "--output", str(run)])
-    with pytest.raises(DiffusionGymError, match=r"keeps its settings.*--images"):
+    with pytest.raises(DiffusionGymError, match=r"--images of a resumed run to be \d+ or more"):
         train.main(["--resume", str(run), "--images", "4"])
+    with pytest.raises(DiffusionGymError, match=r"keeps its settings.*--seed"):
+        train.main(["--resume", str(run), "--seed", "4"])
     with pytest.raises(DiffusionGymError, match=r"has no settings\.json"):
         sample.main([str(run.parent), "--prompt", "a cat"])
 

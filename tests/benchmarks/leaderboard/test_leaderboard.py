@@ -217,4 +217,4 @@ def test_submissions_are_checked(smoke, record, tmp_path):
     assert any("missing" in text for text in problems(smoke, methods, [folder]))
     (folder / last.file).write_text(json.dumps({"schema": 1}))
     assert any("missing" in text for text in problems(smoke, methods, [folder]))
-    assert "found none" in problems(smoke, methods, [tmp_path / "nothing"])[0]
+    assert "expected a record in" in problems(smoke, methods, [tmp_path / "nothing"])[0]

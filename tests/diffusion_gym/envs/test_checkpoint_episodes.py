@@ -84,7 +84,7 @@ def test_options_go_through_the_spec_and_back(sdxl_folder):
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"model_options": {"slices": 2}}, r"unknown model option 'slices'; known: config, "),
+        ({"model_options": {"slices": 2}}, r"unknown model option 'slices'; known: clip_skip, "),
         ({"model_options": {"t5": False}}, "for models with a T5 text encoder"),
         ({"sampler": "flow_sde"}, "expected sampler='ddim', which fits a PNDMScheduler"),
         ({"reward_options": {"clip_score": {}}}, "clip_score"),
