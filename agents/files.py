@@ -156,7 +156,7 @@ def _settle(partial: Path, target: Path) -> None:
     mode.
     """
     replaced = target.stat().st_mode if target.is_file() else None
-    new = _mode_of_new_files(partial)
+    new = _mode_of_new_files(partial) if replaced is None else 0
     for path in (partial, *(partial.rglob("*") if partial.is_dir() else ())):
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
             continue

@@ -221,6 +221,10 @@ class Processes:
             raise ElsewhereError(f"process {rank}: {failure}")
 
 
+ALONE = Processes()
+"""One process, as usual."""
+
+
 @dataclass(frozen=True)
 class Rows:
     """The rows of a round of whole batches, in which each process has one part of every batch.

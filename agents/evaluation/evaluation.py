@@ -12,15 +12,13 @@ import torch
 from gymnasium.vector import VectorEnv
 from scipy import stats
 
-from agents.common.processes import Processes
+from agents.common.processes import ALONE, Processes
 from agents.evaluation.image_metrics import Array, ImageMetrics, Images
 from agents.policy import UNetPolicy
 from agents.ppo.update import gaussian_kl
 from diffusion_gym.envs.infos import finished_episodes
 from diffusion_gym.errors import InvalidInputError
 from diffusion_gym.schedules.base import DenoisingStep
-
-ALONE = Processes()
 
 KL_TO_BASE = "kl_to_base"
 """Name of the drift from the base model among the metrics."""

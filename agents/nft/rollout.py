@@ -8,7 +8,7 @@ import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor
 
-from agents.common.processes import Processes
+from agents.common.processes import ALONE, Processes
 from agents.common.rollout import measured, play
 from agents.common.sb3_vec_env import SB3VecEnv
 from agents.nft.buffer import FinalImages
@@ -17,8 +17,6 @@ from diffusion_gym.envs.infos import FinishedEpisodes
 from diffusion_gym.errors import InvalidInputError
 from diffusion_gym.wrappers import SparseReward, shapings
 from diffusion_gym.wrappers.hindsight import PROTOCOL_KEYS
-
-ALONE = Processes()
 
 ABOUT_STEPS = tuple(key for key in PROTOCOL_KEYS if key != "advantage")
 """What wrappers may say of the steps of an episode."""

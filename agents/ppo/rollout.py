@@ -8,13 +8,11 @@ import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor
 
-from agents.common.processes import Processes
+from agents.common.processes import ALONE, Processes
 from agents.common.rollout import measured, play
 from agents.policy import UNetPolicy
 from agents.ppo.buffer import Trajectories
 from diffusion_gym.wrappers.hindsight import hindsight
-
-ALONE = Processes()
 
 
 def collect_batch(
