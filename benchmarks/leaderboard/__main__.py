@@ -97,7 +97,9 @@ def _matrix(options: Namespace, protocol: Protocol) -> Matrix:
 def _plan(options: Namespace, protocol: Protocol, console: Console) -> int:
     matrix = _matrix(options, protocol)
     records = records_of(matrix, options.results)
-    console.print(f"protocol {protocol.name} {protocol.sha256}", highlight=False)
+    for name in matrix.tasks:
+        hashed = protocol.task(name).sha256
+        console.print(f"protocol {protocol.name}, {name}: {hashed}", highlight=False)
     console.print(Progress(matrix).table(records, matrix.ready(records)))
     return 0
 

@@ -59,14 +59,14 @@ def _of_record(
     protocol: Protocol, methods: Mapping[str, MethodFile], job: Job, record: Record
 ) -> Iterator[str]:
     """What is wrong with one record by itself."""
-    if record["protocol"] != {"name": protocol.name, "hash": protocol.sha256}:
+    task = protocol.task(job.task)
+    if record["protocol"] != {"name": protocol.name, "hash": task.sha256}:
         yield (
-            f"expected the protocol {protocol.name} {protocol.sha256[:16]}, got "
+            f"expected the protocol {protocol.name} {task.sha256[:16]}, got "
             f"{record['protocol']['name']} {record['protocol']['hash'][:16]}"
         )
     if not record["clean"] or record["commit"] is None:
         yield "expected a run of a committed state, got one of changed or unknown files"
-    task = protocol.task(job.task)
     points = [record["spent"], *record["curve"]]
     spent = max(point["reward_queries"] for point in points)
     if spent > task.queries:

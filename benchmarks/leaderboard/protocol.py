@@ -1,4 +1,4 @@
-"""What is frozen: tasks, budgets, evaluation, tuning and seeds, with a hash over all of it."""
+"""What is frozen: tasks, budgets, evaluation, tuning and seeds, with a hash of each task."""
 
 import hashlib
 import json
@@ -20,6 +20,9 @@ PUBLISHED = "standard"
 ONLY_READ = ("title", "target", "untrained", "best")
 """Of a task, what results are read with: it changes none."""
 
+ROWS = ("tasks", "methods")
+"""Of a tier, what says which results there are: it changes none either."""
+
 ROUNDED = 3
 """Significant digits of a learning rate of the grid."""
 
@@ -40,6 +43,8 @@ class Task:
         target: Held-out reward whose first whole round is looked for; None until it is fixed.
         untrained: Held-out reward of the untrained model; None until it is measured.
         best: Best held-out reward known, that scores are normalised with; likewise.
+        sha256: Hash over everything that changes its results; that of another task is not in it,
+            so that a task can be added to those that are measured.
     """
 
     name: str
@@ -50,6 +55,7 @@ class Task:
     train_sha256: str
     held_out_sha256: str
     queries: int
+    sha256: str
     target: float | None = None
     untrained: float | None = None
     best: float | None = None
@@ -93,7 +99,6 @@ class Protocol:
         seeds: Of the measured runs.
         search_seeds: Of the tuning runs.
         methods: Rows of this tier; all there are where it is empty.
-        sha256: Hash over everything that changes results.
     """
 
     version: str
@@ -108,7 +113,6 @@ class Protocol:
     seeds: tuple[int, ...]
     search_seeds: tuple[int, ...]
     methods: tuple[str, ...]
-    sha256: str
 
     @property
     def name(self) -> str:
@@ -165,7 +169,7 @@ def load_protocol(tier: str, path: Path = NEWEST) -> Protocol:
             raise unknown_name("tier", tier, content["tiers"])
         own = content["tiers"][tier]
         chosen = own.get("tasks", list(content["tasks"]))
-        tasks = {name: Task(name=name, **content["tasks"][name] | _queries(own)) for name in chosen}
+        tasks = {name: _task(content, tier, name) for name in chosen}
         protocol = Protocol(
             version=content["version"],
             tier=tier,
@@ -179,7 +183,6 @@ def load_protocol(tier: str, path: Path = NEWEST) -> Protocol:
             seeds=tuple(own["seeds"]),
             search_seeds=tuple(own["search_seeds"]),
             methods=tuple(own.get("methods", ())),
-            sha256=content_hash(content, tier),
         )
         noise = content["evaluation_noise"]["seed"]
     except (OSError, KeyError, TypeError, tomllib.TOMLDecodeError) as error:
@@ -194,15 +197,17 @@ def load_protocol(tier: str, path: Path = NEWEST) -> Protocol:
     return protocol
 
 
-def _queries(tier: Mapping[str, Any]) -> dict[str, int]:
-    return {"queries": tier["queries"]} if "queries" in tier else {}
+def _task(content: Mapping[str, Any], tier: str, name: str) -> Task:
+    own = content["tiers"][tier]
+    queries = {"queries": own["queries"]} if "queries" in own else {}
+    return Task(
+        name=name, sha256=task_hash(content, tier, name), **content["tasks"][name] | queries
+    )
 
 
-def content_hash(content: Mapping[str, Any], tier: str) -> str:
-    """SHA-256 over what changes the results of a tier; the order of keys does not matter."""
-    tasks = {
-        name: {key: value for key, value in task.items() if key not in ONLY_READ}
-        for name, task in content["tasks"].items()
-    }
-    own = {**content, "tasks": tasks, "tiers": {tier: content["tiers"][tier]}}
-    return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
+def task_hash(content: Mapping[str, Any], tier: str, name: str) -> str:
+    """SHA-256 over what changes a task's results; neither the order of keys nor other tasks do."""
+    task = {key: value for key, value in content["tasks"][name].items() if key not in ONLY_READ}
+    own = {key: value for key, value in content["tiers"][tier].items() if key not in ROWS}
+    whole = {**content, "tasks": {name: task}, "tiers": {tier: own}}
+    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()

@@ -20,9 +20,10 @@ def reproduce(protocol: Protocol, methods: Mapping[str, MethodFile], record: Rec
     Raises:
         InvalidInputError: It is of another protocol, or of a method that there is not.
     """
-    if record["protocol"]["hash"] != protocol.sha256:
+    expected = protocol.task(record["task"]).sha256
+    if record["protocol"]["hash"] != expected:
         raise InvalidInputError(
-            f"expected a record of the protocol {protocol.sha256[:16]}, got "
+            f"expected a record of the protocol {expected[:16]}, got "
             f"{record['protocol']['hash'][:16]}"
         )
     if record["method"] not in methods:

@@ -18,9 +18,10 @@ def records_of(matrix: Matrix, folder: Path) -> dict[Job, Record]:
         record = read_record(path)
         if record["task"] not in matrix.tasks or record["method"] not in matrix.methods:
             continue
-        if record["protocol"]["hash"] != matrix.protocol.sha256:
+        expected = matrix.protocol.task(record["task"]).sha256
+        if record["protocol"]["hash"] != expected:
             raise InvalidInputError(
-                f"expected records of the protocol {matrix.protocol.sha256[:16]} in {folder}, got "
+                f"expected records of the protocol {expected[:16]} in {folder}, got "
                 f"{record['protocol']['hash'][:16]} in {path}: move it away"
             )
         records[Job.of(record)] = record

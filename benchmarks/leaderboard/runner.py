@@ -179,7 +179,7 @@ def _record(
     content: Record = with_null(
         {
             "schema": SCHEMA,
-            "protocol": {"name": protocol.name, "hash": protocol.sha256},
+            "protocol": {"name": protocol.name, "hash": protocol.task(job.task).sha256},
             "task": job.task,
             "method": job.method,
             "seed": job.seed,
