@@ -102,11 +102,11 @@ ORDER = {
         *("curves", "report", "__main__"),
     ),
     "benchmarks.leaderboard": (
-        *("methods", "protocol", "tuning", "jobs", "record", "results", "shapings", "runner"),
-        *("matrix", "live", "reproduce", "check", "statistics", "report", "__main__"),
+        *("methods", "protocol", "tuning", "jobs", "record", "results", "shapings", "strips"),
+        *("runner", "matrix", "live", "reproduce", "check", "statistics", "report", "__main__"),
     ),
     "benchmarks.leaderboard.statistics": (
-        *("intervals", "significance", "target", "ranks", "coverage"),
+        *("intervals", "significance", "target", "ranks", "pareto", "coverage"),
     ),
     "benchmarks.leaderboard.report": (
         *("inputs", "figures", "reading", "markdown", "pictures", "page", "__main__"),

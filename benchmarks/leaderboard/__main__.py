@@ -23,6 +23,7 @@ from benchmarks.leaderboard.record import RESULTS, read_record, write_record
 from benchmarks.leaderboard.reproduce import changed_circumstances, differences, reproduce
 from benchmarks.leaderboard.results import records_of
 from benchmarks.leaderboard.runner import run_job
+from benchmarks.leaderboard.strips import SUFFIX
 from diffusion_gym.errors import InvalidInputError, one_line
 
 
@@ -75,8 +76,11 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--gpus", type=float, default=0.0, help="part of a GPU of each run")
     run.set_defaults(command=_run)
 
-    again = commands.add_parser("reproduce", parents=[common], help="a record's run once more")
-    again.add_argument("record", type=Path)
+    again = commands.add_parser("reproduce", parents=[common], help="records' runs once more")
+    again.add_argument("records", nargs="+", type=Path)
+    again.add_argument(
+        "--pictures", action="store_true", help="keep pictures of each run beside its record"
+    )
     again.set_defaults(command=_reproduce)
 
     check = commands.add_parser("check", parents=[common], help="whether records can be published")
@@ -165,14 +169,18 @@ def _job(options: Namespace, protocol: Protocol, method: MethodFile) -> Job:
 
 
 def _reproduce(options: Namespace, protocol: Protocol, console: Console) -> int:
-    record = read_record(options.record)
-    again = reproduce(protocol, load_methods(options.method_files), record)
-    differ = differences(record, again)
-    for text in (*changed_circumstances(record, again), *differ):
-        console.print(one_line(text), highlight=False, markup=False, soft_wrap=True)
-    count = f"{len(differ)} numbers differ" if differ else "the same, bit for bit"
-    console.print(count, highlight=False)
-    return 1 if differ else 0
+    methods, changed = load_methods(options.method_files), 0
+    for path in options.records:
+        record = read_record(path)
+        picture = path.with_suffix(SUFFIX) if options.pictures else None
+        again = reproduce(protocol, methods, record, picture)
+        differ = differences(record, again)
+        for text in (*changed_circumstances(record, again), *differ):
+            console.print(one_line(text), highlight=False, markup=False, soft_wrap=True)
+        count = f"{len(differ)} numbers differ" if differ else "the same, bit for bit"
+        console.print(f"{path}: {count}", highlight=False, markup=False, soft_wrap=True)
+        changed += bool(differ)
+    return 1 if changed else 0
 
 
 def _check(options: Namespace, protocol: Protocol, console: Console) -> int:

@@ -60,6 +60,19 @@ class Task:
     untrained: float | None = None
     best: float | None = None
 
+    def score(self, reward: float) -> float:
+        """(reward - untrained) / (best - untrained).
+
+        Raises:
+            InvalidInputError: They are not fixed yet.
+        """
+        if self.untrained is None or self.best is None:
+            raise InvalidInputError(
+                f"expected {self.name} with untrained and best, which scores are made of, got "
+                f"{self.untrained} and {self.best}"
+            )
+        return (reward - self.untrained) / (self.best - self.untrained)
+
 
 @dataclass(frozen=True)
 class Tuning:

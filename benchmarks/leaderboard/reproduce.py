@@ -1,6 +1,7 @@
 """A record's run once more, and what differs."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from benchmarks.leaderboard.jobs import Job
@@ -14,8 +15,19 @@ CIRCUMSTANCES = ("versions", "commit", "clean", "machine")
 """What explains other numbers."""
 
 
-def reproduce(protocol: Protocol, methods: Mapping[str, MethodFile], record: Record) -> Record:
+def reproduce(
+    protocol: Protocol,
+    methods: Mapping[str, MethodFile],
+    record: Record,
+    picture: Path | None = None,
+) -> Record:
     """Makes a record's run again, with as many threads and on the same kind of device.
+
+    Args:
+        protocol: The record's.
+        methods: By name.
+        record: The record.
+        picture: File for a row of pictures of the last evaluation; None: they are not kept.
 
     Raises:
         InvalidInputError: It is of another protocol, or of a method that there is not.
@@ -31,7 +43,8 @@ def reproduce(protocol: Protocol, methods: Mapping[str, MethodFile], record: Rec
     machine = record["machine"]
     device = "cpu" if machine["device"].startswith("cpu") else "auto"
     job, method = Job.of(record), methods[record["method"]]
-    return run_job(protocol, method, job, device=device, threads=machine["threads"])
+    threads = machine["threads"]
+    return run_job(protocol, method, job, device=device, threads=threads, picture=picture)
 
 
 def differences(record: Record, again: Record) -> list[str]:

@@ -23,6 +23,7 @@ from benchmarks.leaderboard.jobs import SEARCH, Job
 from benchmarks.leaderboard.methods import MethodFile, named_class
 from benchmarks.leaderboard.protocol import Protocol, Task
 from benchmarks.leaderboard.record import DIVERSITY, SCHEMA, Record
+from benchmarks.leaderboard.strips import save_strip
 from diffusion_gym.errors import InvalidInputError, first_line
 
 SEARCH_EVALUATION: dict[str, Any] = {"eval_prompts": 2, "eval_samples": 1, "eval_every": 0}
@@ -100,6 +101,7 @@ def run_job(
     device: str = "auto",
     threads: int | None = None,
     log: Path | None = None,
+    picture: Path | None = None,
 ) -> Record:
     """Makes one run and returns its record; a run that fails has one, too, with the reason.
 
@@ -110,6 +112,7 @@ def run_job(
         device: A torch device, or "auto".
         threads: Threads to compute with; None: as many as now.
         log: File that what a terminal would show is added to; None: it is not kept.
+        picture: File for a row of pictures of the last evaluation; None: they are not kept.
 
     Raises:
         InvalidInputError: Model, prompts or reward are not the protocol's, or an option is wrong.
@@ -137,6 +140,8 @@ def run_job(
                 traceback.print_exc(file=stream)
                 reason = f"{type(error).__name__}: {first_line(error)}"
             rows = training.run_folder.metrics()
+    if picture is not None and training.evaluations:
+        save_strip(training.evaluations[max(training.evaluations)][1].images, picture)
     return _record(protocol, method, job, options, training, about, rows, reason)
 
 

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 
 import numpy as np
 
-from benchmarks.leaderboard.report.inputs import BASELINE, Record, Task
+from benchmarks.leaderboard.protocol import Protocol, Task
+from benchmarks.leaderboard.report.inputs import Record
 from benchmarks.leaderboard.statistics.intervals import Array, Interval, interval
 from benchmarks.leaderboard.statistics.ranks import Stability, rank_stability
 from benchmarks.leaderboard.statistics.significance import (
@@ -38,7 +40,9 @@ class Row:
         advantage: Score above the baseline's, with the same seeds; None for the baseline.
         reached: Share of runs that reached the target; None without a target.
         queries: Restricted mean of the reward queries until then; None without a target.
-        times_fewer: How many times fewer than the baseline's; None for it, or without a target.
+        evaluations_there: The same of the denoiser evaluations until then.
+        times_fewer: How many times fewer queries than the baseline's; None for it, or without a
+            target.
         kl: KL divergence to the base model after training.
         diversity: CLIP diversity of a prompt's images after training.
         kl_at_target: KL divergence minus the baseline's, each when it first had the target's
@@ -56,6 +60,7 @@ class Row:
     advantage: Interval | None
     reached: float | None
     queries: float | None
+    evaluations_there: float | None
     times_fewer: Interval | None
     kl: Interval
     diversity: Interval
@@ -93,42 +98,72 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class Pair:
+    """Two methods on a task, with the same seeds.
+
+    Attributes:
+        method: The one.
+        other: The other.
+        advantage: The one's score minus the other's.
+        times_fewer: How many times fewer queries the one needs to the target; None without one.
+    """
+
+    method: str
+    other: str
+    advantage: Interval
+    times_fewer: Interval | None
+
+
+@dataclass(frozen=True)
 class Report:
     """All figures.
 
     Attributes:
+        baseline: The method that the others are compared with.
         tasks: The tasks that have records.
         planned: How many tasks the protocol has.
         methods: The methods, the baseline first, then by name.
         rows: The methods of each task.
+        pairs: Of each task, every method with every other, by both names.
         family: The confirmatory family.
         stability: Of the order of methods by their mean score over the tasks, over the seeds that
             all of them have; empty where there is no such order.
         runs: How many runs there are.
+        wanted: How many there will be: of these methods, all tasks and seeds of the protocol.
     """
 
+    baseline: str
     tasks: Sequence[Task]
     planned: int
     methods: Sequence[str]
     rows: Mapping[str, Sequence[Row]]
+    pairs: Mapping[str, Mapping[tuple[str, str], Pair]]
     family: Sequence[Verdict]
     stability: Sequence[Stability]
     runs: int
+    wanted: int
 
 
-def report(tasks: Sequence[Task], records: Sequence[Record]) -> Report:
-    """The figures of all records of a protocol's tasks."""
+def report(protocol: Protocol, records: Sequence[Record]) -> Report:
+    """The figures of all measured records of a protocol."""
+    tasks, baseline = list(protocol.tasks.values()), protocol.baseline
     runs: dict[tuple[str, str], dict[int, Record]] = {}
     for record in records:
         runs.setdefault((record["task"], record["method"]), {})[record["seed"]] = record
-    methods = sorted({method for _, method in runs}, key=lambda name: (name != BASELINE, name))
+    methods = sorted({method for _, method in runs}, key=lambda name: (name != baseline, name))
     present = [task for task in tasks if any(name == task.name for name, _ in runs)]
     rows = {
         task.name: [
-            _row(task, method, runs[task.name, method], runs.get((task.name, BASELINE), {}))
-            for method in methods
-            if (task.name, method) in runs
+            _row(task, method, baseline, runs) for method in methods if (task.name, method) in runs
         ]
+        for task in present
+    }
+    pairs = {
+        task.name: {
+            (method, other): _pair(task, method, other, runs)
+            for method, other in permutations(methods, 2)
+            if (task.name, method) in runs and (task.name, other) in runs
+        }
         for task in present
     }
     scores = {
@@ -136,7 +171,16 @@ def report(tasks: Sequence[Task], records: Sequence[Record]) -> Report:
         for method in methods
     }
     return Report(
-        present, len(tasks), methods, rows, _family(scores), _stability(scores), len(records)
+        baseline,
+        present,
+        len(tasks),
+        methods,
+        rows,
+        pairs,
+        _family(scores, baseline),
+        _stability(scores),
+        len(records),
+        len(tasks) * len(methods) * len(protocol.seeds),
     )
 
 
@@ -150,7 +194,7 @@ def score(record: Record, task: Task) -> float:
     """(reward - untrained) / (best - untrained); 0 of a run that failed."""
     if record["failed"] is not None:
         return 0.0
-    return (held_out_reward(record, "after") - task.untrained) / (task.best - task.untrained)
+    return task.score(held_out_reward(record, "after"))
 
 
 def _mean_scores(tasks: Sequence[Task], runs: Sequence[BySeed]) -> dict[int, float]:
@@ -162,9 +206,9 @@ def _mean_scores(tasks: Sequence[Task], runs: Sequence[BySeed]) -> dict[int, flo
     }
 
 
-def _family(scores: Mapping[str, Mapping[int, float]]) -> list[Verdict]:
-    methods = [method for method in scores if method != BASELINE]
-    baseline = scores.get(BASELINE, {})
+def _family(scores: Mapping[str, Mapping[int, float]], compared_with: str) -> list[Verdict]:
+    methods = [method for method in scores if method != compared_with]
+    baseline = scores.get(compared_with, {})
     pairs = {}
     for method in methods:
         seeds = sorted(set(scores[method]) & set(baseline))
@@ -198,32 +242,33 @@ def _stability(scores: Mapping[str, Mapping[int, float]]) -> list[Stability]:
     return rank_stability(np.array([[each[seed] for seed in common] for each in complete]))
 
 
-def _row(task: Task, method: str, runs: BySeed, baseline: BySeed) -> Row:
+def _row(task: Task, method: str, baseline: str, all_runs: Mapping[tuple[str, str], BySeed]) -> Row:
+    runs = all_runs[task.name, method]
     sound = [run for run in runs.values() if run["failed"] is None]
-    common = sorted(set(runs) & set(baseline)) if method != BASELINE else []
-    own_scores = {seed: score(run, task) for seed, run in runs.items()}
-    paired = np.array([own_scores[seed] - score(baseline[seed], task) for seed in common])
-    reached = queries = None
-    fewer = kl_there = diversity_there = None
+    reached = queries = evaluations_there = None
     if task.target is not None:
         spent = _queries(runs, sorted(runs), task.target)
         reached = share_reached(spent)
-        queries = float(restricted(spent, task.budget).mean())
-        if common:
-            theirs = _queries(baseline, common, task.target)
-            own = _queries(runs, common, task.target)
-            fewer = times_fewer(theirs, own, task.budget)
-            kl_there = _at_target(runs, baseline, common, task.target, "kl_to_base")
-            diversity_there = _at_target(runs, baseline, common, task.target, "diversity")
+        queries = float(restricted(spent, task.queries).mean())
+        evaluations_there = float(np.mean([_evaluations(r, task.target) for r in runs.values()]))
+    # Against the baseline, with the seeds that both have.
+    theirs = all_runs.get((task.name, baseline), {}) if method != baseline else {}
+    common = sorted(set(runs) & set(theirs))
+    pair = _pair(task, method, baseline, all_runs) if common else None
+    kl_there = diversity_there = None
+    if common and task.target is not None:
+        kl_there = _at_target(runs, theirs, common, task.target, "kl_to_base")
+        diversity_there = _at_target(runs, theirs, common, task.target, "diversity")
     return Row(
         method,
         len(runs) - len(sound),
         interval(np.array([held_out_reward(run, "after") for run in sound])),
-        interval(np.array(list(own_scores.values()))),
-        interval(paired) if common else None,
+        interval(np.array([score(run, task) for run in runs.values()])),
+        pair.advantage if pair else None,
         reached,
         queries,
-        fewer,
+        evaluations_there,
+        pair.times_fewer if pair else None,
         _metric(sound, "kl_to_base"),
         _metric(sound, "diversity/clip"),
         kl_there,
@@ -232,6 +277,18 @@ def _row(task: Task, method: str, runs: BySeed, baseline: BySeed) -> Row:
         float(np.mean([run["spent"]["training_seconds"] for run in runs.values()])),
         _curve(sound),
     )
+
+
+def _pair(task: Task, method: str, other: str, runs: Mapping[tuple[str, str], BySeed]) -> Pair:
+    own, theirs = runs[task.name, method], runs[task.name, other]
+    common = sorted(set(own) & set(theirs))
+    differences = [score(own[seed], task) - score(theirs[seed], task) for seed in common]
+    fewer = None
+    if task.target is not None and common:
+        fewer = times_fewer(
+            _queries(theirs, common, task.target), _queries(own, common, task.target), task.queries
+        )
+    return Pair(method, other, interval(np.array(differences)), fewer)
 
 
 def _queries(runs: BySeed, seeds: Sequence[int], target: float) -> Array:
@@ -243,6 +300,12 @@ def _queries(runs: BySeed, seeds: Sequence[int], target: float) -> Array:
             for seed in seeds
         ]
     )
+
+
+def _evaluations(run: Record, target: float) -> float:
+    """Denoiser evaluations until the target, or all of a run that never reached it."""
+    point = None if run["failed"] is not None else first_reaching(run["curve"], target)
+    return float(point["denoiser_evaluations"] if point else run["spent"]["denoiser_evaluations"])
 
 
 def _at_target(

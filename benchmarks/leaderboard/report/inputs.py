@@ -1,76 +1,65 @@
-"""The protocol and the records, as a report needs them."""
+"""The protocol's tasks and the records, as a report needs them."""
 
-import json
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.leaderboard.jobs import Job
+from benchmarks.leaderboard.protocol import Protocol
+from benchmarks.leaderboard.record import read_record
+from benchmarks.leaderboard.strips import SUFFIX, chosen
 from diffusion_gym.errors import InvalidInputError
-
-BASELINE = "sparse"
-SCHEMA = 1
 
 Record = Mapping[str, Any]
 """One run, as its file has it."""
 
 
 @dataclass(frozen=True)
-class Task:
-    """What a report needs to know of a task.
+class Strip:
+    """A row of pictures of a run.
 
     Attributes:
-        name: Its name.
-        budget: Reward queries of a run.
-        untrained: Held-out reward of the untrained model, which scores 0.
-        best: Best known held-out reward, which scores 1.
-        target: The held-out reward to reach; None until the pilot has fixed it.
+        task: The task's name.
+        method: The method's name.
+        seed: The run's seed.
+        prompts: What they are of.
+        image: The file's bytes.
     """
 
-    name: str
-    budget: int
-    untrained: float
-    best: float
-    target: float | None
+    task: str
+    method: str
+    seed: int
+    prompts: Sequence[str]
+    image: bytes
 
 
-def tasks(path: Path) -> tuple[Task, ...]:
-    """The tasks of a protocol's TOML file.
-
-    Raises:
-        InvalidInputError: The file lacks what a report needs.
-    """
-    table = tomllib.loads(path.read_text(encoding="utf-8"))
-    try:
-        return tuple(
-            Task(
-                name=name,
-                budget=each["queries"],
-                untrained=each["untrained"],
-                best=each["best"],
-                target=each.get("target"),
-            )
-            for name, each in table["tasks"].items()
-        )
-    except KeyError as error:
-        raise InvalidInputError(
-            f"{path}: expected tasks with queries, untrained and best, got none of the name {error}"
-        ) from error
-
-
-def measured_records(folder: Path) -> Sequence[Record]:
-    """All measured runs below a protocol's folder, by task, method and seed.
+def measured_records(protocol: Protocol, folder: Path) -> Sequence[Record]:
+    """All measured runs of a protocol below a folder of results, by task, method and seed.
 
     Raises:
-        InvalidInputError: A record has another schema than this code reads.
+        InvalidInputError: A record is damaged, or another protocol's.
     """
     found = []
-    for path in folder.glob("*/*/seed*.json"):
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if record.get("schema") != SCHEMA:
+    for path in (folder / protocol.name).glob("*/*/seed*.json"):
+        record = read_record(path)
+        task = protocol.task(record["task"])
+        if record["protocol"]["hash"] != task.sha256:
             raise InvalidInputError(
-                f"{path}: expected schema {SCHEMA}, got {record.get('schema')!r}"
+                f"{path}: expected a record of the protocol {task.sha256[:16]}, got one of "
+                f"{record['protocol']['hash'][:16]}"
             )
         found.append(record)
     return sorted(found, key=lambda each: (each["task"], each["method"], each["seed"]))
+
+
+def strips(protocol: Protocol, folder: Path, records: Sequence[Record]) -> list[Strip]:
+    """The pictures that are kept beside the records."""
+    found = []
+    for record in records:
+        path = (folder / protocol.name / Job.of(record).file).with_suffix(SUFFIX)
+        if path.is_file():
+            prompts = [record["prompts"][k] for k in chosen(len(record["prompts"]))]
+            about = (record["task"], record["method"], record["seed"])
+            found.append(Strip(*about, prompts, path.read_bytes()))
+    return found

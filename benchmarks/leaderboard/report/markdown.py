@@ -1,12 +1,16 @@
 """LEADERBOARD.md."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
+from benchmarks.leaderboard.protocol import Task
 from benchmarks.leaderboard.report.figures import Report, Row
-from benchmarks.leaderboard.report.inputs import BASELINE, Task
 from benchmarks.leaderboard.report.reading import reading, shown
 from benchmarks.leaderboard.statistics.coverage import worst
+from benchmarks.leaderboard.statistics.intervals import Array
+from benchmarks.leaderboard.statistics.pareto import pareto_front
 from benchmarks.tables import markdown_table
 
 COLUMNS = (
@@ -14,19 +18,30 @@ COLUMNS = (
     "seeds (failed)",
     "reached the target",
     "queries to the target",
-    f"times fewer than {BASELINE}",
+    "times fewer than the baseline",
+    "denoiser evaluations to the target",
     "score",
-    f"score above {BASELINE}",
+    "score above the baseline",
     "held-out reward",
     "KL to base",
     "CLIP diversity",
     "denoiser evaluations",
     "training seconds",
 )
+
+ASKED = (
+    *(("coca", other) for other in ("mask-last", "uniform", "equal-scale", "noise-aware")),
+    *(("noise-aware", other) for other in ("mask-last", "uniform", "equal-scale")),
+    *(("nft", other) for other in ("coca", "noise-aware", "awm")),
+    *(("b2", other) for other in ("b2-branch", "b2+noise-aware")),
+)
+"""Pairs of methods that something is said of, besides each against the baseline."""
+
+PAIRS = ("method", "against", "score above", "times fewer queries to the target")
 FAMILY = (
     "method",
     "seeds",
-    f"mean score above {BASELINE}",
+    "mean score above the baseline",
     "p, exact",
     "p after Holm",
     "detectable difference",
@@ -41,6 +56,7 @@ def cells(row: Row) -> list[str]:
         "—" if row.reached is None else f"{row.reached:.0%}",
         "—" if row.queries is None else f"{row.queries:.0f}",
         shown(row.times_fewer, 1),
+        "—" if row.evaluations_there is None else f"{row.evaluations_there:,.0f}",
         shown(row.score),
         shown(row.advantage, sign=True),
         shown(row.reward),
@@ -66,12 +82,45 @@ def family_rows(report: Report) -> list[list[str]]:
     ]
 
 
+def pair_rows(report: Report, task: Task) -> list[list[str]]:
+    """The pairs that are asked for, as `PAIRS` says."""
+    pairs = report.pairs[task.name]
+    found = [pairs[names] for names in ASKED if names in pairs]
+    return [
+        [p.method, p.other, shown(p.advantage, sign=True), shown(p.times_fewer, 1)] for p in found
+    ]
+
+
+def fronts(report: Report, task: Task) -> list[str]:
+    """Which methods no other one beats at its price, a sentence for each price."""
+    rows, lines = report.rows[task.name], []
+    for name, cost in prices(rows).items():
+        front = pareto_front(np.array([row.reward.mean for row in rows]), cost)
+        lines.append(
+            f"No method has both more reward and {name} than: "
+            f"{', '.join(rows[k].method for k in front)}."
+        )
+    return lines
+
+
+def prices(rows: Sequence[Row]) -> dict[str, Array]:
+    """What the reward is paid with, ``[N]`` each, less of it being better."""
+    return {
+        "a smaller KL divergence": np.array([row.kl.mean for row in rows]),
+        "more diversity": -np.array([row.diversity.mean for row in rows]),
+        "fewer denoiser evaluations": np.array([row.evaluations for row in rows]),
+    }
+
+
 def about(task: Task) -> str:
     """A task's fixed figures, in a sentence."""
-    target = "not fixed yet" if task.target is None else f"{task.target:.4g}"
+    target, untrained, best = (
+        "not fixed yet" if value is None else f"{value:.4g}"
+        for value in (task.target, task.untrained, task.best)
+    )
     return (
-        f"Budget {task.budget} reward queries; target {target}; score 0 at {task.untrained:.4g} "
-        f"(untrained), 1 at {task.best:.4g} (best known)."
+        f"{task.title}: {task.queries} reward queries; target {target}; score 0 at {untrained} "
+        f"(untrained), 1 at {best} (best known)."
     )
 
 
@@ -96,11 +145,14 @@ def document(report: Report, coverage: Mapping[str, Any]) -> str:
     """The page in Markdown."""
     parts = ["# Leaderboard", "\n".join(f"- {line}" for line in reading(report))]
     if report.runs:
-        parts.append(f"{report.runs} runs. {how(coverage)}")
+        parts.append(f"{report.runs} runs; the baseline is {report.baseline}. {how(coverage)}")
         parts += ["## Mean score over all tasks", markdown_table(FAMILY, family_rows(report))]
     for task in report.tasks:
         rows = [cells(row) for row in report.rows[task.name]]
         parts += [f"## {task.name}", about(task), markdown_table(COLUMNS, rows)]
+        parts += ["\n".join(f"- {line}" for line in fronts(report, task))]
+        if pairs := pair_rows(report, task):
+            parts += [markdown_table(PAIRS, pairs)]
     if report.stability:
         stable = [[str(s.seeds), f"{s.tau:.2f}", f"{s.same_leader:.0%}"] for s in report.stability]
         parts += [

@@ -1,16 +1,32 @@
 """The page of HTML: one file that needs no network."""
 
+import base64
 import html
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from benchmarks.leaderboard.protocol import Task
 from benchmarks.leaderboard.report.figures import Report, Row
-from benchmarks.leaderboard.report.inputs import Task
-from benchmarks.leaderboard.report.markdown import COLUMNS, FAMILY, about, cells, family_rows, how
-from benchmarks.leaderboard.report.pictures import COLORS
+from benchmarks.leaderboard.report.inputs import Strip
+from benchmarks.leaderboard.report.markdown import (
+    COLUMNS,
+    FAMILY,
+    PAIRS,
+    about,
+    cells,
+    family_rows,
+    fronts,
+    how,
+    pair_rows,
+)
+from benchmarks.leaderboard.report.pictures import COLORS, SYMBOLS
 from benchmarks.leaderboard.report.reading import reading
+from benchmarks.leaderboard.statistics.intervals import Interval
+from benchmarks.leaderboard.statistics.pareto import pareto_front
 
 LIBRARY = "/* plotly.js */"
 """Stands where the library is put in, which is no part of what the records give."""
@@ -24,11 +40,25 @@ AGAINST = {
 """What the reward is drawn against."""
 
 
-def document(report: Report, coverage: Mapping[str, Any]) -> str:
-    """The page, with `LIBRARY` where plotly.js belongs."""
+PRICES = {
+    "kl": "KL divergence to the base model after training",
+    "diversity": "CLIP diversity after training",
+}
+"""What the final reward is drawn against."""
+
+
+def document(report: Report, coverage: Mapping[str, Any], strips: Sequence[Strip]) -> str:
+    """The page, with `LIBRARY` where plotly.js belongs.
+
+    Args:
+        report: The figures.
+        coverage: What the intervals cover, as simulated.
+        strips: Pictures of runs.
+    """
     body = ["<h1>Leaderboard</h1>", _list(reading(report))]
     if report.runs:
-        body += [f"<p>{report.runs} runs. {_text(how(coverage))}</p>"]
+        runs = f"{report.runs} runs; the baseline is {report.baseline}."
+        body += [f"<p>{_text(f'{runs} {how(coverage)}')}</p>"]
         body += ["<h2>Mean score over all tasks</h2>", _table(FAMILY, family_rows(report))]
     charts: list[Mapping[str, Any]] = []
     for task in report.tasks:
@@ -39,7 +69,15 @@ def document(report: Report, coverage: Mapping[str, Any]) -> str:
             name = f"chart{len(charts)}"
             body.append(f"<div class='chart' id='{name}'></div>")
             charts.append(_chart(name, report, task, cost, label))
+        for price, label in PRICES.items():
+            name = f"chart{len(charts)}"
+            body.append(f"<div class='chart' id='{name}'></div>")
+            charts.append(_final(name, report, task, price, label))
         body.append("</div>")
+        body.append(_list(fronts(report, task)))
+        if pairs := pair_rows(report, task):
+            body += ["<h3>Between methods</h3>", _table(PAIRS, pairs)]
+        body += _pictures([strip for strip in strips if strip.task == task.name], report)
     if report.stability:
         body += ["<h2>How many seeds the order needs</h2>"]
         body += ["<div class='chart' id='stability'></div>", f"<p>{_text(STABLE)}</p>"]
@@ -76,7 +114,7 @@ def _table(header: tuple[str, ...], rows: list[list[str]]) -> str:
 
 def _chart(name: str, report: Report, task: Task, cost: str, label: str) -> dict[str, Any]:
     """Mean held-out reward along training against what it cost, a line per method."""
-    lines = [_line(row, report.methods.index(row.method), cost) for row in report.rows[task.name]]
+    lines = [_line(report, row, cost) for row in report.rows[task.name]]
     marks = []
     if task.target is not None:
         marks = [
@@ -100,16 +138,98 @@ def _chart(name: str, report: Report, task: Task, cost: str, label: str) -> dict
     }
 
 
-def _line(row: Row, place: int, cost: str) -> dict[str, Any]:
+def _line(report: Report, row: Row, cost: str) -> dict[str, Any]:
     return {
         "type": "scatter",
         "mode": "lines+markers",
         "name": row.method,
-        "x": [float(f"{value:.6g}") for value in row.curve[cost]],
-        "y": [float(f"{value:.6g}") for value in row.curve["reward"]],
-        "line": {"color": COLORS[place % len(COLORS)]},
+        "x": [_short(value) for value in row.curve[cost]],
+        "y": [_short(value) for value in row.curve["reward"]],
+        "line": {"color": _color(report, row)},
+        "marker": {"symbol": _symbol(report, row)},
         "hovertemplate": "%{y:.3f} at %{x:.4g}",
     }
+
+
+def _final(name: str, report: Report, task: Task, price: str, label: str) -> dict[str, Any]:
+    """Final reward against its price: a point with intervals per method, and the front."""
+    rows = report.rows[task.name]
+    points = []
+    for row in rows:
+        x, y = getattr(row, price), row.reward
+        points.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": row.method,
+                "x": [_short(x.mean)],
+                "y": [_short(y.mean)],
+                "error_x": _bar(x),
+                "error_y": _bar(y),
+                "marker": {"color": _color(report, row), "size": 9, "symbol": _symbol(report, row)},
+                "hovertemplate": "%{y:.3f} at %{x:.3g}",
+            }
+        )
+    sign = -1 if price == "diversity" else 1
+    gain = np.array([row.reward.mean for row in rows])
+    cost = np.array([sign * getattr(row, price).mean for row in rows])
+    front = pareto_front(gain, cost)
+    line = {
+        "type": "scatter",
+        "mode": "lines",
+        "name": "best at its price",
+        "x": [_short(sign * cost[k]) for k in front],
+        "y": [_short(gain[k]) for k in front],
+        "line": {"dash": "dot", "width": 1, "color": "#8b949e", "shape": "hv"},
+        "hoverinfo": "skip",
+    }
+    axis: dict[str, Any] = {"title": {"text": label}}
+    if price == "diversity":
+        axis["autorange"] = "reversed"
+    layout = {
+        "xaxis": axis,
+        "yaxis": {"title": {"text": "held-out reward"}},
+        "hovermode": "closest",
+    }
+    return {"id": name, "data": [*points, line], "layout": layout}
+
+
+def _bar(value: Interval) -> dict[str, Any]:
+    half = 0.0 if value.seeds < 2 else value.high - value.mean
+    return {"type": "data", "array": [_short(half)], "thickness": 1, "width": 2}
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.6g}")
+
+
+def _color(report: Report, row: Row) -> str:
+    return COLORS[report.methods.index(row.method) % len(COLORS)]
+
+
+def _symbol(report: Report, row: Row) -> str:
+    return SYMBOLS[report.methods.index(row.method) // len(COLORS)]
+
+
+def _pictures(strips: Sequence[Strip], report: Report) -> list[str]:
+    """Rows of pictures, the first of each method, in the order of the methods."""
+    first: dict[str, Strip] = {}
+    for strip in strips:
+        first.setdefault(strip.method, strip)
+    if not first:
+        return []
+    rows = "".join(
+        f"<tr><th>{_text(strip.method)}</th><td><img alt='{_text(', '.join(strip.prompts))}' "
+        f"src='data:image/webp;base64,{base64.b64encode(strip.image).decode()}'></td></tr>"
+        for strip in (first[method] for method in report.methods if method in first)
+    )
+    one = next(iter(first.values()))
+    about = (
+        f"Held-out prompts after training with seed {one.seed}, from the same noise: "
+        f"{', '.join(one.prompts)}."
+    )
+    table = f"<div class='wide'><table class='pictures'><tbody>{rows}</tbody></table></div>"
+    return ["<h3>Pictures</h3>", f"<p>{_text(about)}</p>", table]
 
 
 def _stability(report: Report) -> dict[str, Any]:

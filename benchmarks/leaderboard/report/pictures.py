@@ -20,6 +20,9 @@ COLORS = (
     *("#d1242f", "#7d8f29", "#a0765b", "#5b7fb5"),
 )
 """A method's colour by its place, the baseline's first; readable on light and dark."""
+MARKS = (".-", "d--", "s:")
+SYMBOLS = ("circle", "diamond", "square")
+"""Its mark, where there are more methods than colours."""
 
 
 def digest(report: Report) -> str:
@@ -63,10 +66,14 @@ def draw(report: Report, path: Path, theme: str) -> None:
         figure, axes = plt.subplots(1, count, figsize=(max(4.2 * count, 6), 3.8), squeeze=False)
         for axis, task in zip(axes[0], report.tasks, strict=False):
             for row in report.rows[task.name]:
-                color = COLORS[report.methods.index(row.method) % len(COLORS)]
+                again, place = divmod(report.methods.index(row.method), len(COLORS))
                 curve = row.curve
                 axis.plot(
-                    curve["reward_queries"], curve["reward"], ".-", color=color, label=row.method
+                    curve["reward_queries"],
+                    curve["reward"],
+                    MARKS[again],
+                    color=COLORS[place],
+                    label=row.method,
                 )
             if task.target is not None:
                 axis.axhline(task.target, color=ink, lw=0.8, ls=":")

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from benchmarks.leaderboard.report.figures import Report, Row
-from benchmarks.leaderboard.report.inputs import BASELINE
 from benchmarks.leaderboard.statistics.intervals import Interval
 from benchmarks.leaderboard.statistics.significance import needed_seeds
 
@@ -26,7 +25,11 @@ def reading(report: Report) -> list[str]:
     """The sentences, the most important first."""
     if not report.runs:
         return [NOTHING]
-    return [*_family(report), *(line for task in report.rows for line in _task(report, task))]
+    left = []
+    if report.runs < report.wanted:
+        left = [f"{report.runs} of {report.wanted} runs have been measured; the others follow."]
+    tasks = (line for task in report.rows for line in _task(report, task))
+    return [*left, *_family(report), *tasks]
 
 
 def _family(report: Report) -> list[str]:
@@ -34,7 +37,7 @@ def _family(report: Report) -> list[str]:
     worse = [v for v in report.family if v.decided and v.difference.mean < 0]
     tested = [v for v in report.family if v.adjusted is not None and not v.decided]
     missing = [v for v in report.family if v.adjusted is None]
-    m = len(report.family)
+    m, baseline = len(report.family), report.baseline
     lines = []
     for verdicts, what in ((better, "above"), (worse, "below")):
         if verdicts:
@@ -42,16 +45,16 @@ def _family(report: Report) -> list[str]:
                 f"{v.method} ({shown(v.difference, sign=True)}, p = {v.adjusted:.3f})"
                 for v in verdicts
             )
-            lines.append(f"Mean score {what} {BASELINE}'s after Holm over {m} methods: {named}.")
+            lines.append(f"Mean score {what} {baseline}'s after Holm over {m} methods: {named}.")
     if m and not better:
-        lines.append(f"No method is shown to have a mean score above {BASELINE}'s.")
+        lines.append(f"No method is shown to have a mean score above {baseline}'s.")
     if tested:
         named = "; ".join(
             f"{v.method} ({shown(v.difference, sign=True)}; {v.detectable:.3f} would have been "
             "found in 80% of such experiments)"
             for v in tested
         )
-        lines.append(f"Not told from {BASELINE}: {named}.")
+        lines.append(f"Not told from {baseline}: {named}.")
     if missing:
         named = ", ".join(
             f"{v.method} ({v.missing}, {v.difference.seeds} of {needed_seeds(m)})" for v in missing
@@ -64,7 +67,8 @@ def _family(report: Report) -> list[str]:
 
 
 def _task(report: Report, task: str) -> list[str]:
-    rows = [row for row in report.rows[task] if row.method != BASELINE]
+    baseline = report.baseline
+    rows = [row for row in report.rows[task] if row.method != baseline]
     lines = []
     known = [row for row in rows if row.times_fewer]
     told = [row for row in known if row.times_fewer and row.times_fewer.excludes(1)]
@@ -74,20 +78,20 @@ def _task(report: Report, task: str) -> list[str]:
     for chosen, what in ((fewer, "fewer"), (more, "more")):
         if chosen:
             named = "; ".join(_times(row, what) for row in _by_times(chosen, what))
-            lines.append(f"{task}: {what} reward queries to the target than {BASELINE}: {named}.")
+            lines.append(f"{task}: {what} reward queries to the target than {baseline}: {named}.")
     if alike:
         named = "; ".join(f"{row.method} {shown(row.times_fewer, 1)}" for row in alike)
         lines.append(
-            f"{task}: times fewer reward queries to the target than {BASELINE}, the same in every "
+            f"{task}: times fewer reward queries to the target than {baseline}, the same in every "
             f"seed and so without an interval: {named}."
         )
     open_ = [row.method for row in known if row not in told and row not in alike]
     if open_:
         lines.append(
-            f"{task}: reward queries to the target not told from {BASELINE}'s: {', '.join(open_)}."
+            f"{task}: reward queries to the target not told from {baseline}'s: {', '.join(open_)}."
         )
     for name, of in (("kl_at_target", "KL divergence"), ("diversity_at_target", "diversity")):
-        lines += _equal_reward(task, rows, name, of)
+        lines += _equal_reward(task, rows, name, f"{of} against {baseline}'s")
     return lines
 
 
@@ -112,7 +116,7 @@ def _equal_reward(task: str, rows: Sequence[Row], name: str, of: str) -> list[st
         return []
     decided = [f"{m} {shown(v, sign=True)}" for m, v in known.items() if v.excludes(0)]
     undecided = [m for m, v in known.items() if not v.excludes(0)]
-    line = f"{task}: {of} against {BASELINE}'s, each when it first has at least the target's "
+    line = f"{task}: {of}, each when it first has at least the target's "
     line += "reward: "
     parts = ["; ".join(decided)] if decided else []
     if undecided:

@@ -2,5 +2,6 @@
 
 ``intervals.py`` holds the intervals and ``coverage.py`` shows what they cover, ``significance.py``
 is the confirmatory test, ``target.py`` counts what was spent until a reward was reached,
-``ranks.py`` says how many seeds an order of methods needs.
+``ranks.py`` says how many seeds an order of methods needs, ``pareto.py`` which methods are best at
+their price.
 """

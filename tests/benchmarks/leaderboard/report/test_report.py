@@ -1,18 +1,25 @@
+import base64
 import json
 import re
 
 import numpy as np
 import pytest
-from pilot_records import PROTOCOL, records, write
+from PIL import Image
+from pilot_records import HOUSE, protocol, protocol_text, records, write
+from scipy import stats
 
+from benchmarks.leaderboard.protocol import load_protocol
 from benchmarks.leaderboard.report.__main__ import main
 from benchmarks.leaderboard.report.figures import report, score
-from benchmarks.leaderboard.report.inputs import Task, measured_records, tasks
+from benchmarks.leaderboard.report.inputs import measured_records
 from benchmarks.leaderboard.report.reading import NOTHING, reading
 from benchmarks.leaderboard.statistics.significance import needed_seeds, sign_flip
 from diffusion_gym.errors import InvalidInputError
 
-TASK = Task("house_style", 256, 0.47, 0.95, 0.55)
+
+@pytest.fixture(scope="module")
+def pilot(tmp_path_factory):
+    return protocol(tmp_path_factory.mktemp("protocol"))
 
 
 def grown(seeds):
@@ -81,12 +88,12 @@ def test_the_page_needs_no_network(written):
     assert len(page) > 1_000_000
 
 
-def test_enough_seeds_are_decided_by_the_exact_test():
-    runs = list(grown(10))
-    found = report([TASK], runs)
+def test_enough_seeds_are_decided_by_the_exact_test(pilot):
+    runs, task = list(grown(10)), pilot.task("house_style")
+    found = report(pilot, runs)
     scores = {
         method: np.array(
-            [score(r, TASK) for r in sorted(runs, key=lambda r: r["seed"]) if r["method"] == method]
+            [score(r, task) for r in sorted(runs, key=lambda r: r["seed"]) if r["method"] == method]
         )
         for method in found.methods
     }
@@ -96,31 +103,31 @@ def test_enough_seeds_are_decided_by_the_exact_test():
     assert reading(found)[0].startswith("Mean score above sparse's after Holm over 3 methods: ")
 
 
-def test_too_few_seeds_are_not_tested():
-    found = report([TASK], list(records()))
+def test_too_few_seeds_are_not_tested(pilot):
+    found = report(pilot, list(records()))
     assert {verdict.missing for verdict in found.family} == {"insufficient seeds"}
     needed = needed_seeds(len(found.methods) - 1)
     assert any(f"5 of {needed}" in line for line in reading(found))
     assert not any("after Holm" in line for line in reading(found))
 
 
-def test_the_reading_follows_the_numbers():
+def test_the_reading_follows_the_numbers(pilot):
     """With the baseline's and a method's runs exchanged, so is what is said of them."""
     runs = [r for r in grown(10) if r["method"] in ("sparse", "noise-aware")]
     other = {"sparse": "noise-aware", "noise-aware": "sparse"}
     exchanged = [run | {"method": other[run["method"]]} for run in runs]
-    lines = reading(report([TASK], exchanged))
+    lines = reading(report(pilot, exchanged))
     assert lines[0].startswith("Mean score below sparse's after Holm over 1 methods: noise-aware")
     assert lines[1] == "No method is shown to have a mean score above sparse's."
 
 
-def test_a_failed_run_counts():
+def test_a_failed_run_counts(pilot):
     runs = [run for run in records() if run["method"] in ("sparse", "coca")]
     failed = [
         run | {"failed": "killed"} if (run["method"], run["seed"]) == ("coca", 0) else run
         for run in runs
     ]
-    sound, broken = (report([TASK], each).rows["house_style"][1] for each in (runs, failed))
+    sound, broken = (report(pilot, each).rows["house_style"][1] for each in (runs, failed))
     assert (sound.reached, broken.reached) == (1, 0.8)
     assert broken.queries == pytest.approx((4 * sound.queries + 256) / 5)
     assert broken.score.seeds == 5
@@ -128,8 +135,14 @@ def test_a_failed_run_counts():
     assert broken.failed == 1
 
 
-def test_a_method_that_lacks_a_task_is_not_tested():
-    found = report([TASK, Task("jpeg", 256, 0.0, 1.0, None)], list(grown(10)))
+def test_a_method_that_lacks_a_task_is_not_tested(tmp_path):
+    path, text = tmp_path / "two.toml", protocol_text()
+    task = text[text.index(HOUSE) : text.index("# No seed of the search")]
+    path.write_text(text.replace(task, task + task.replace("house_style]", "another]")))
+    runs = list(grown(10))
+    found = report(load_protocol("standard", path), runs)
+    assert (found.runs, found.wanted) == (len(runs), 2 * len(runs))
+    assert reading(found)[0].startswith(f"{len(runs)} of {2 * len(runs)} runs")
     assert all(verdict.missing == "no common seeds" for verdict in found.family)
     assert not found.stability
 
@@ -142,11 +155,47 @@ def test_without_records_the_report_says_so(tmp_path):
         assert NOTHING in (tmp_path / name).read_text()
 
 
-def test_inputs_that_cannot_be_read(tmp_path):
-    path = tmp_path / "v0.toml"
-    path.write_text(PROTOCOL.replace("untrained", "before"))
-    with pytest.raises(InvalidInputError, match="'untrained'"):
-        tasks(path)
-    write(tmp_path, [next(records()) | {"schema": 7}])
-    with pytest.raises(InvalidInputError, match="expected schema 1, got 7"):
-        measured_records(tmp_path / "results/v0")
+def test_inputs_that_cannot_be_read(pilot, tmp_path):
+    first = next(records())
+    for change, message in (
+        ({"schema": 7}, "expected schema 1, got 7"),
+        ({"protocol": {"name": "v0", "hash": "0" * 64}}, "one of 0000"),
+        ({"task": "other"}, "unknown task 'other'"),
+    ):
+        folder = tmp_path / message
+        folder.mkdir()
+        write(folder, [first | change])
+        with pytest.raises(InvalidInputError, match=message):
+            measured_records(pilot, folder / "results")
+    unfixed = protocol_text().replace("untrained = 0.47\n", "")
+    (tmp_path / "v0.toml").write_text(unfixed)
+    with pytest.raises(InvalidInputError, match="untrained and best"):
+        report(load_protocol("standard", tmp_path / "v0.toml"), [first])
+
+
+def test_methods_are_compared_in_pairs_with_the_same_seeds(pilot):
+    runs, task = sorted(grown(10), key=lambda run: run["seed"]), pilot.task("house_style")
+    scores = {
+        method: np.array([score(r, task) for r in runs if r["method"] == method])
+        for method in ("coca", "noise-aware")
+    }
+    found = report(pilot, runs).pairs["house_style"]
+    assert len(found) == 4 * 3
+    both = stats.ttest_rel(scores["coca"], scores["noise-aware"]).confidence_interval(0.95)
+    pair, other = found["coca", "noise-aware"], found["noise-aware", "coca"]
+    assert (pair.advantage.low, pair.advantage.high) == pytest.approx((both.low, both.high))
+    assert other.advantage.mean == pytest.approx(-pair.advantage.mean)
+    assert other.times_fewer.mean == pytest.approx(1 / pair.times_fewer.mean)
+
+
+def test_pictures_of_runs_are_on_the_page(written, tmp_path):
+    folder, arguments = written
+    path = folder / "results/v0/house_style/coca/seed1.webp"
+    Image.new("RGB", (20, 10)).save(path)
+    with pytest.raises(SystemExit, match=r"docs/leaderboard.html"):
+        main([*arguments, "--check"])
+    main([*arguments[:-1], str(tmp_path)])
+    page = (tmp_path / "docs/leaderboard.html").read_text()
+    assert base64.b64encode(path.read_bytes()).decode() in page
+    assert "after training with seed 1" in page
+    path.unlink()

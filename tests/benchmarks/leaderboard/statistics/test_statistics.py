@@ -17,6 +17,7 @@ from benchmarks.leaderboard.statistics.intervals import (
     percentile_bootstrap_of_iqm,
     student_t,
 )
+from benchmarks.leaderboard.statistics.pareto import pareto_front
 from benchmarks.leaderboard.statistics.ranks import rank_stability
 from benchmarks.leaderboard.statistics.significance import (
     detectable_effect,
@@ -204,3 +205,14 @@ def test_the_committed_simulation_backs_the_chosen_interval():
     lowest = {name: min(coverage.worst(result, n)[name] for n in (3, 5, 10)) for name in INTERVALS}
     assert max(lowest, key=lowest.get) == "Student t"
     assert coverage.worst(result, 10)["Student t"] > 0.9
+
+
+def test_the_front_is_of_those_that_none_beats_in_both():
+    gain = np.array([1.0, 2.0, 2.0, 3.0, 0.5, np.nan, 3.0])
+    cost = np.array([1.0, 2.0, 3.0, 4.0, 1.0, 0.0, 4.0])
+    assert pareto_front(gain, cost) == [0, 1, 3, 6]
+    # From outside: the skyline by brute force over random points.
+    rng = np.random.default_rng(0)
+    gain, cost = rng.normal(size=(2, 50))
+    beaten = (gain[:, None] > gain) & (cost[:, None] < cost)
+    assert set(pareto_front(gain, cost)) == set(np.flatnonzero(~beaten.any(0)))
