@@ -83,7 +83,7 @@ ORDER = {
     "agents.runs.presets": (),
     "benchmarks": (
         *("tables", "bare_loop", "versus_bare_loop", "sized", "memory", "emoji64"),
-        *("step_signal", "comparison", "leaderboard", "throughput", "gpu_proof"),
+        *("step_signal", "leaderboard", "throughput", "gpu_proof"),
     ),
     "benchmarks.sized": ("networks", "checkpoints"),
     "benchmarks.memory": ("tracing", "estimate", "__main__"),
@@ -96,10 +96,6 @@ ORDER = {
         *("sampling", "pictures", "training", "train_clip", "train_autoencoder"),
         *("train_denoiser", "train_verifier", "measures", "export", "evaluate", "recipe"),
         "__main__",
-    ),
-    "benchmarks.comparison": (
-        *("controls", "protocol", "seeds", "runs", "search", "results", "compare"),
-        *("curves", "report", "__main__"),
     ),
     "benchmarks.leaderboard": (
         *("methods", "protocol", "tuning", "jobs", "record", "results", "shapings", "strips"),

@@ -25,7 +25,6 @@ from pre_commit.clientlib import load_config
 
 from agents.runs import methods
 from agents.runs.methods import METHODS
-from benchmarks.comparison.protocol import Budget
 from diffusion_gym.rewards import registry
 from diffusion_gym.rewards.builtin import BUILT_IN
 
@@ -47,7 +46,12 @@ QUICK = {
     "agents.evaluate": "--count 2 --samples 1",
     "benchmarks.bare_loop": "--images 64",
     "benchmarks.versus_bare_loop": "--seeds 1 --images 64 --output results",
-    "benchmarks.comparison": "--tasks house_style --methods sparse --workers 1 --results tables",
+    "benchmarks.leaderboard plan": "--tier smoke --results records --tasks house_style",
+    "benchmarks.leaderboard run": (
+        "--tier smoke --results records --task house_style --method sparse --seed 0 "
+        "--learning-rate 1e-4"
+    ),
+    "benchmarks.leaderboard report": "--output report",
     "benchmarks.step_signal": "--batches 4 --num-envs 4 --samples-per-prompt 4 --results signal",
     "benchmarks.emoji64": "--toy --device cpu",
     "benchmarks.emoji64.evaluate": "--prompts 4",
@@ -66,21 +70,8 @@ QUICK = {
     "examples/denoising_film.py": "--columns 2",
 }
 
-SMALL_BUDGET = Budget(
-    images=4,
-    tasks=("house_style",),
-    methods=("sparse",),
-    seeds=(0,),
-    search_seeds=(1,),
-    judged=1.0,
-    evaluations=2,
-    common={"num_envs": 4, "samples_per_prompt": 2, "num_inference_steps": 2},
-    evaluation={"eval_prompts": 2, "eval_samples": 2},
-)
-
 #: Constants that stand in the way of a quick command and have no option.
 SMALLER: dict[str, dict[str, Any]] = {
-    "benchmarks.comparison": {"BUDGETS": dict.fromkeys(("256", "512", "1200"), SMALL_BUDGET)},
     "benchmarks.emoji64.evaluate": {
         "DIVERSITY_COPIES": 2,
         "DIVERSITY_STEPS": 2,
@@ -90,8 +81,9 @@ SMALLER: dict[str, dict[str, Any]] = {
     },
 }
 
-#: Commands that only set the stage.
+#: Commands that only set the stage, or take hours (tests/benchmarks/leaderboard has them in small).
 NOT_RUN = (
+    r"python -m benchmarks\.leaderboard (run|run --(tasks|methods) .*|reproduce .*|check .*)",
     r"git clone <[^>]+> [\w-]+",
     r"pre-commit install",
     r"cd [\w-]+",
@@ -184,13 +176,14 @@ def done() -> set[str]:
 def run_module(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """``python -m module options``, in this process: importing torch anew would take long."""
     _, _, name, *options = shlex.split(command)
-    assert name in QUICK, f"{command!r}: give {name} its quick options in QUICK"
     module = importlib.import_module(name)
     if hasattr(module, "__path__"):
         module = importlib.import_module(f"{name}.__main__")
     for constant, value in SMALLER.get(name, {}).items():
         monkeypatch.setattr(module, constant, value)
     kind = f"{name} --resume" if "--resume" in options else name
+    kind = f"{name} {options[0]}" if name == "benchmarks.leaderboard" else kind
+    assert kind in QUICK, f"{command!r}: give {kind} its quick options in QUICK"
     monkeypatch.setattr(sys, "argv", [name, *options, *QUICK[kind].split()])
     try:
         status = module.main()
@@ -234,13 +227,15 @@ def what_ci_does() -> set[str]:
 
 def run_command(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs a command, or makes sure that it need not be run here."""
+    if any(re.fullmatch(pattern, command) for pattern in NOT_RUN):
+        return
     if re.match(r"python -m (agents|benchmarks)\b", command):
         run_module(command, monkeypatch)
     elif command.startswith(("torchrun ", "accelerate launch ")):
         run_launched(command)
     elif command.startswith("python examples/"):
         run_example(command)
-    elif not any(re.fullmatch(pattern, command) for pattern in NOT_RUN):
+    else:
         assert command in what_ci_does(), f"{command!r} is neither a module, nor in .ci/run"
 
 
@@ -262,6 +257,15 @@ def test_every_block_runs(
         # The line numbers of a traceback are then those of the page.
         code = compile("\n" * block.line + block.code, block.page, "exec")
         exec(code, namespaces.setdefault(block.page, {"__name__": "__main__"}))
+
+
+def test_the_pilots_tables_are_as_measured() -> None:
+    results = sorted((ROOT / "benchmarks" / "results").glob("comparison-*.md"))
+    measured = {line for path in results for line in path.read_text().splitlines()}
+    page = (ROOT / "docs" / "comparison.md").read_text().partition("## With 256")[2]
+    rows = [line for line in page.splitlines() if line.startswith("| ")]
+    assert len(rows) > 30
+    assert not set(rows) - measured
 
 
 def test_languages_are_known() -> None:

@@ -62,8 +62,8 @@ class Method:
         options: Names of the fields of `ShapingConfig` that it reads.
         published: Settings that it was published with, whatever the model.
         checkpoint: Settings for Stable Diffusion, as published.
-        embedded: Settings for the embedded model, as ``python -m benchmarks.comparison`` found them
-            for ``house_style``: the more of the credit the early, noisy steps get, the lower a rate
+        embedded: Settings for the embedded model, as the leaderboard's pilot found them for
+            ``house_style``: the more of the credit the early, noisy steps get, the lower a rate
             they need.
     """
 
