@@ -59,6 +59,12 @@ def main(arguments: list[str] | None = None) -> None:
         f"with random weights: {', '.join(SIZES)}",
     )
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument(
+        "--usual",
+        type=int,
+        default=8,
+        help="images at a time in the loop that is compared with, as DDPO's released one has it",
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
         "--growth", action="store_true", help="also: the environment alone, as its numbers grow"
@@ -77,7 +83,7 @@ def main(arguments: list[str] | None = None) -> None:
     jobs: list[dict[str, Any]] = []
     for text in options.jobs:
         job = job_of(text, options.device)
-        figures = measure(job, options.repeats)
+        figures = measure(job, options.repeats, options.usual)
         jobs.append({"title": job.title, "options": job.options, "figures": figures})
     results = {"machine": machine.describe(torch.device(options.device)), "jobs": jobs}
     if options.growth:

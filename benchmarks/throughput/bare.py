@@ -1,5 +1,6 @@
 """The bare network, on the same batches and pairs as a round: what cannot be saved."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -63,28 +64,62 @@ class Passes:
             )
 
     @torch.no_grad()
-    def draw(self) -> None:
-        """All forward passes of a rollout."""
-        for rows in torch.arange(len(self.latents), device=self.latents.device).split(self.drawn):
-            self.output(rows)
+    def draw(self, at_once: int) -> None:
+        """All forward passes of a rollout.
+
+        Args:
+            at_once: Images that are drawn together.
+        """
+        images = len(self.embedding.tokens)
+        rows = torch.arange(len(self.latents), device=self.latents.device)
+        for batch in rows.view(-1, images).split(at_once, dim=1):
+            for step in batch:
+                self.output(step)
 
     def train(self) -> None:
         """All forward and backward passes of the updates, each to a scalar."""
         for rows in self.updates:
-            for parameter in self.policy.trainable_parameters():
-                parameter.grad = None
-            for chunk in rows.split(self.chunk):
-                self.output(chunk).float().square().mean().backward()
+            self._backward(rows.split(self.chunk))
+
+    def train_by_step(self, at_once: int) -> None:
+        """The same as the field's loops have it: some images at one step of theirs at a time.
+
+        As many updates, each on all trained steps of its own images, as the released code of DDPO
+        and of those that came after it accumulates its gradients.
+
+        Args:
+            at_once: Images that go through the network together.
+        """
+        count, images = len(self.updates), len(self.embedding.tokens)
+        steps = torch.cat(self.updates).div(images, rounding_mode="floor").unique()
+        for update in torch.tensor_split(torch.arange(images, device=steps.device), count):
+            batches = update.split(at_once)
+            self._backward([step * images + batch for batch in batches for step in steps])
+
+    def _backward(self, batches: Sequence[Tensor]) -> None:
+        """One update's passes, batch by batch."""
+        for parameter in self.policy.trainable_parameters():
+            parameter.grad = None
+        for rows in batches:
+            self.output(rows).float().square().mean().backward()
 
     def seconds(self) -> tuple[float, float]:
         """What drawing and training take."""
         device = self.latents.device
-        return timed(self.draw, device), timed(self.train, device)
+        return timed(lambda: self.draw(self.drawn), device), timed(self.train, device)
+
+    def usual_seconds(self, at_once: int) -> tuple[float, float]:
+        """What they take as the field's loops have it, so many images at a time."""
+        device = self.latents.device
+        return (
+            timed(lambda: self.draw(at_once), device),
+            timed(lambda: self.train_by_step(at_once), device),
+        )
 
     def flops(self) -> tuple[int, int]:
         """Floating point operations of drawing and of training."""
         counts = []
-        for work in (self.draw, self.train):
+        for work in (lambda: self.draw(self.drawn), self.train):
             with FlopCounterMode(display=False) as counter:
                 work()
             counts.append(counter.get_total_flops())

@@ -42,6 +42,8 @@ def _column(figures: Figures) -> dict[str, str]:
     images = figures["images"]
     spent = {part: seconds(figures, part) for part in PARTS}
     bare = {part: seconds(figures, f"bare_{part}") for part in NETWORK}
+    usual = {part: seconds(figures, f"usual_{part}") for part in NETWORK}
+    loop = f"one step of {figures['usual']} images at a time"
     own = {part: spent[part] - bare[part] for part in NETWORK}
     among = {
         "the denoiser alone": bare["rollout"] + bare["update"],
@@ -57,6 +59,13 @@ def _column(figures: Figures) -> dict[str, str]:
         "denoiser evaluations of a round": f"{figures['evaluations']:,}",
         **{f"images/s, {part}": f"{images / middle[part]:.3g}" for part in PARTS},
         **{f"efficiency, {part}": spread(bare[part] / spent[part]) for part in NETWORK},
+        **{
+            f"times faster than {loop}, {part}": spread(usual[part] / spent[part])
+            for part in NETWORK
+        },
+        f"times faster than {loop}, both": spread(
+            (usual["rollout"] + usual["update"]) / (spent["rollout"] + spent["update"])
+        ),
         **{
             f"part of the matrix peak, {part}": (
                 f"{figures['flops'][part] / middle[part] / figures['matrix_peak']:.0%}"

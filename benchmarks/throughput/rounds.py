@@ -21,13 +21,19 @@ Seconds = dict[str, float]
 Figures = dict[str, Any]
 
 
-def measure(job: Job, repeats: int) -> Figures:
+def measure(job: Job, repeats: int, usual: int) -> Figures:
     """Trains some rounds, each followed by the bare network's passes on the same data.
+
+    Args:
+        job: What is trained.
+        repeats: How many rounds.
+        usual: Images at a time in the bare network's passes as the field's loops have them.
 
     Returns:
         ``rounds``, a list of seconds by part: ``rollout``, ``decode`` and ``reward`` (which are no
         part of the rollout here), ``update``, ``round`` (all of it, callbacks and logs included),
-        ``bare_rollout`` and ``bare_update``. Besides, ``images`` and ``evaluations`` of a round,
+        ``bare_rollout`` and ``bare_update``, and ``usual_rollout`` and ``usual_update``, the same
+        as the field's loops have it. Besides, ``images`` and ``evaluations`` of a round, ``usual``,
         ``flops`` of drawing and training, ``matrix_peak`` in FLOP/s and ``peak_memory`` in bytes.
     """
     with job.built() as (_, agent):
@@ -51,14 +57,15 @@ def measure(job: Job, repeats: int) -> Figures:
             whole = machine.timed(lambda: agent.learn(images, reset_num_timesteps=False), device)
             evaluations = agent.policy.denoiser_evaluations - evaluations
             passes = Passes.of(agent)
-            draw, train = passes.seconds()
-            rounds.append(_parts(whole, capture.row, clock.seconds, draw, train))
+            bare, loops = passes.seconds(), passes.usual_seconds(usual)
+            rounds.append(_parts(whole, capture.row, clock.seconds, bare, loops))
         peak_memory = machine.peak_memory(device)
 
         # 3. How much arithmetic that is.
         dtype = AUTOCAST[agent.policy.precision.name] or torch.float32
         return {
             "images": images,
+            "usual": usual,
             "steps": agent.policy.schedule.num_steps,
             "evaluations": evaluations,
             "rounds": rounds,
@@ -69,7 +76,11 @@ def measure(job: Job, repeats: int) -> Figures:
 
 
 def _parts(
-    whole: float, logged: dict[str, Any], watched: Seconds, draw: float, train: float
+    whole: float,
+    logged: dict[str, Any],
+    watched: Seconds,
+    bare: tuple[float, float],
+    usual: tuple[float, float],
 ) -> Seconds:
     """A round's seconds by part, from what was logged of it and what was watched."""
     decode, reward = watched["decode"], watched["reward"]
@@ -79,8 +90,8 @@ def _parts(
         "reward": reward,
         "update": logged["time/update_seconds"],
         "round": whole,
-        "bare_rollout": draw,
-        "bare_update": train,
+        **dict(zip(("bare_rollout", "bare_update"), bare, strict=True)),
+        **dict(zip(("usual_rollout", "usual_update"), usual, strict=True)),
     }
 
 

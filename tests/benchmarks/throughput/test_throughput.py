@@ -55,8 +55,31 @@ def test_bare_passes_are_those_of_the_round(job: Job) -> None:
         torch.testing.assert_close(given.mean, step.mean)
 
 
+def test_the_usual_loop_takes_the_same_pairs() -> None:
+    """Every (image, step) pair once, some images of one step at a time."""
+    with JOBS[0].built() as (_, agent):
+        agent.learn(8)
+        passes = Passes.of(agent)
+        seen: list[torch.Tensor] = []
+
+        def hook(module: object, arguments: tuple[torch.Tensor, ...], output: object) -> None:
+            assert len(arguments[0]) == 2
+            assert len(set(arguments[1].flatten().tolist())) == 1
+            seen.append(arguments[0])
+
+        handle = agent.policy.denoiser.register_forward_hook(hook)
+        for work in (passes.draw, passes.train_by_step):
+            work(2)
+            rows = torch.cat(seen)
+            assert rows.shape == passes.latents.shape
+            seen.clear()
+            order = [tensor.flatten(1).sum(1).sort().values for tensor in (rows, passes.latents)]
+            assert torch.equal(*order)
+        handle.remove()
+
+
 def test_figures() -> None:
-    figures = measure(JOBS[0], repeats=2)
+    figures = measure(JOBS[0], repeats=2, usual=2)
     assert figures["images"] == 8
     assert figures["steps"] == 3
     assert figures["evaluations"] == 2 * 8 * 3
