@@ -1,6 +1,6 @@
 """The bare network, on the same batches and pairs as a round: what cannot be saved."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -119,7 +119,8 @@ class Passes:
     def flops(self) -> tuple[int, int]:
         """Floating point operations of drawing and of training."""
         counts = []
-        for work in (lambda: self.draw(self.drawn), self.train):
+        passes: tuple[Callable[[], None], ...] = (lambda: self.draw(self.drawn), self.train)
+        for work in passes:
             with FlopCounterMode(display=False) as counter:
                 work()
             counts.append(counter.get_total_flops())
