@@ -22,6 +22,7 @@ from agents.runs.run_folder import write_json
 from agents.runs.settings import TrainSettings
 from agents.runs.training import Training
 from benchmarks.bare_loop import BareLoop
+from benchmarks.destination import add_destination
 from diffusion_gym.prompts import load_prompts
 
 WINDOW = 3
@@ -103,15 +104,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--images", type=int, default=1216)
     parser.add_argument("--target", type=float, default=0.7)
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument("--output", type=Path, default=Path("runs/versus_bare_loop.json"))
-    where.add_argument(
-        "--publish",
-        dest="output",
-        action="store_const",
-        const=RESULTS,
-        help="replace the results that are kept in the repository",
-    )
+    add_destination(parser, "--output", "runs/versus_bare_loop.json", RESULTS)
     parser.add_argument("--report-only", action="store_true", help="print what --output holds")
     options = parser.parse_args()
     console = Console(width=110)

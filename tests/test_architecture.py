@@ -82,7 +82,7 @@ ORDER = {
     ),
     "agents.runs.presets": (),
     "benchmarks": (
-        *("tables", "bare_loop", "versus_bare_loop", "sized", "memory", "emoji64"),
+        *("tables", "destination", "bare_loop", "versus_bare_loop", "sized", "memory", "emoji64"),
         *("step_signal", "leaderboard", "throughput", "gpu_proof"),
     ),
     "benchmarks.sized": ("networks", "checkpoints"),

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from transformers import CLIPModel
 from transformers.utils.logging import disable_progress_bar
 
+from benchmarks.destination import add_destination
 from benchmarks.emoji64.captions import CaptionIds
 from benchmarks.emoji64.composer import Composer
 from benchmarks.emoji64.export import load_clip, load_verifier
@@ -321,18 +322,7 @@ def _parser() -> argparse.ArgumentParser:
         default=emoji64_folder(),
         help="folder whose clip/ and verifier/ score the pictures",
     )
-    destination = parser.add_mutually_exclusive_group()
-    destination.add_argument(
-        "--out", type=Path, default=Path("runs/emoji64-evaluation"), help="folder to write to"
-    )
-    destination.add_argument(
-        "--publish",
-        dest="out",
-        action="store_const",
-        const=RESULTS,
-        default=argparse.SUPPRESS,  # that of --out holds
-        help="replace the figures and samples in benchmarks/emoji64/results",
-    )
+    add_destination(parser, "--out", "runs/emoji64-evaluation", RESULTS)
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     return parser
 

@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 
 from agents.runs.run_folder import write_json
+from benchmarks.destination import add_destination
 from benchmarks.gpu_proof import report
 from benchmarks.gpu_proof.parts import FULL, TOY, run
 from benchmarks.throughput import machine
@@ -26,15 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--minutes", type=float, default=6.0, help="for all parts together")
     parser.add_argument("--toy", action="store_true", help="the rehearsal, without a GPU")
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument("--results", type=Path, default=Path("runs/gpu_proof"))
-    where.add_argument(
-        "--publish",
-        dest="results",
-        action="store_const",
-        const=RESULTS,
-        help="the results that are kept in the repository",
-    )
+    add_destination(parser, "--results", "runs/gpu_proof", RESULTS)
     options = parser.parse_args(arguments)
     if not options.toy and not torch.cuda.is_available():
         parser.error("expected a CUDA device, found none: --toy rehearses without one")

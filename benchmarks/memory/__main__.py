@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from agents.runs.run_folder import write_json
+from benchmarks.destination import add_destination
 from benchmarks.memory.estimate import (
     IMAGES,
     ROWS,
@@ -97,18 +98,7 @@ for the moment of its step. Reward models come on top."""
 def main(arguments: list[str] | None = None) -> None:
     """Prints and writes the tables."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    destination = parser.add_mutually_exclusive_group()
-    destination.add_argument(
-        "--output", type=Path, default=Path("runs/memory/memory.md"), help="the page to write"
-    )
-    destination.add_argument(
-        "--publish",
-        dest="output",
-        action="store_const",
-        const=RESULTS,
-        default=argparse.SUPPRESS,  # that of --output holds
-        help="replace the page in benchmarks/results",
-    )
+    add_destination(parser, "--output", "runs/memory/memory.md", RESULTS)
     parser.add_argument("--measure", action="store_true", help="compare with this machine's GPU")
     parser.add_argument("--measured", type=Path, help="JSON file for what --measure finds")
     options = parser.parse_args(arguments)

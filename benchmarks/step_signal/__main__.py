@@ -16,6 +16,7 @@ from agents.runs.builders import Env, base_env, load_policy, make_agent, make_en
 from agents.runs.run_folder import RunFolder, write_json
 from agents.runs.settings import TrainSettings
 from agents.train import read_settings
+from benchmarks.destination import add_destination
 from benchmarks.step_signal import picture, report
 from benchmarks.step_signal.gradients import inner_products
 from benchmarks.step_signal.samplers import draw_samplers
@@ -71,9 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
         action="store_true",
         help="only draw the weights of well-known models, which need no measuring",
     )
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument("--results", type=Path, default=Path("runs/step_signal"))
-    where.add_argument("--publish", dest="results", action="store_const", const=RESULTS)
+    add_destination(parser, "--results", "runs/step_signal", RESULTS)
     options, others = parser.parse_known_args(arguments)
     if options.batches < 4:
         parser.error(f"--batches: expected at least 4, got {options.batches}")

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from agents.runs.run_folder import write_json
+from benchmarks.destination import add_destination
 from benchmarks.tables import markdown_table
 from benchmarks.throughput import growth, machine, report
 from benchmarks.throughput.jobs import EMBEDDED, SIZES, Job
@@ -69,15 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--growth", action="store_true", help="also: the environment alone, as its numbers grow"
     )
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument("--results", type=Path, default=Path("runs/throughput"))
-    where.add_argument(
-        "--publish",
-        dest="results",
-        action="store_const",
-        const=RESULTS,
-        help="replace the results that are kept in the repository",
-    )
+    add_destination(parser, "--results", "runs/throughput", RESULTS)
     options = parser.parse_args(arguments)
     console = Console()
     jobs: list[dict[str, Any]] = []
