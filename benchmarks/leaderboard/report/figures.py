@@ -123,9 +123,9 @@ class Report:
         tasks: The tasks that have records.
         planned: How many tasks the protocol has.
         methods: The methods, the baseline first, then by name.
-        rows: The methods of each task.
+        rows: The methods of each task, the best first.
         pairs: Of each task, every method with every other, by both names.
-        family: The confirmatory family.
+        family: The confirmatory family, the best first.
         stability: Of the order of methods by their mean score over the tasks, over the seeds that
             all of them have; empty where there is no such order.
         runs: How many runs there are.
@@ -153,9 +153,14 @@ def report(protocol: Protocol, records: Sequence[Record]) -> Report:
     methods = sorted({method for _, method in runs}, key=lambda name: (name != baseline, name))
     present = [task for task in tasks if any(name == task.name for name, _ in runs)]
     rows = {
-        task.name: [
-            _row(task, method, baseline, runs) for method in methods if (task.name, method) in runs
-        ]
+        task.name: sorted(
+            (
+                _row(task, method, baseline, runs)
+                for method in methods
+                if (task.name, method) in runs
+            ),
+            key=lambda row: -row.score.mean,
+        )
         for task in present
     }
     pairs = {
@@ -217,7 +222,7 @@ def _family(scores: Mapping[str, Mapping[int, float]], compared_with: str) -> li
     p = {m: sign_flip(d) for m, d in pairs.items() if _enough(d, len(methods))}
     values = [p.get(method, 1.0) for method in methods]
     adjusted = dict(zip(methods, holm(values), strict=True)) if methods else {}
-    return [
+    verdicts = [
         Verdict(
             method,
             interval(differences),
@@ -228,6 +233,7 @@ def _family(scores: Mapping[str, Mapping[int, float]], compared_with: str) -> li
         )
         for method, differences in pairs.items()
     ]
+    return sorted(verdicts, key=lambda v: -np.nan_to_num(v.difference.mean, nan=-np.inf))
 
 
 def _enough(differences: Array, methods: int) -> bool:
