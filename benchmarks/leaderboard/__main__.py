@@ -85,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
 
     check = commands.add_parser("check", parents=[common], help="whether records can be published")
     check.add_argument("paths", nargs="+", type=Path)
+    check.add_argument("--partial", action="store_true", help="runs may be missing yet")
     check.set_defaults(command=_check)
     return parser
 
@@ -184,7 +185,8 @@ def _reproduce(options: Namespace, protocol: Protocol, console: Console) -> int:
 
 
 def _check(options: Namespace, protocol: Protocol, console: Console) -> int:
-    found = problems(protocol, load_methods(options.method_files), options.paths)
+    methods = load_methods(options.method_files)
+    found = problems(protocol, methods, options.paths, options.partial)
     for text in found:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
     console.print(f"{len(found)} problems" if found else "valid", highlight=False)

@@ -13,7 +13,10 @@ from diffusion_gym.errors import InvalidInputError
 
 
 def problems(
-    protocol: Protocol, methods: Mapping[str, MethodFile], paths: Sequence[Path]
+    protocol: Protocol,
+    methods: Mapping[str, MethodFile],
+    paths: Sequence[Path],
+    partial: bool = False,
 ) -> list[str]:
     """Everything that is wrong with records; nothing where they can be published.
 
@@ -21,6 +24,7 @@ def problems(
         protocol: The protocol that they claim to follow.
         methods: By name.
         paths: Records, or folders of them.
+        partial: Whether runs may be missing yet.
     """
     found: list[str] = []
     records: dict[Job, Record] = {}
@@ -45,7 +49,7 @@ def problems(
     for task, name in pairs:
         if task in protocol.tasks and name in methods:
             own_records = {j: r for j, r in records.items() if (j.task, j.method) == (task, name)}
-            whole = _of_pair(protocol, task, name, methods[name], own_records)
+            whole = _of_pair(protocol, task, name, methods[name], own_records, partial)
             found += [f"{task}/{name}: {text}" for text in whole]
     return found
 
@@ -104,11 +108,16 @@ def _of_record(
 
 
 def _of_pair(
-    protocol: Protocol, task: str, name: str, method: MethodFile, records: Mapping[Job, Record]
+    protocol: Protocol,
+    task: str,
+    name: str,
+    method: MethodFile,
+    records: Mapping[Job, Record],
+    partial: bool,
 ) -> Iterator[str]:
     """What is missing of a method on a task, and whether its rate is the search's."""
     matrix = Matrix(protocol, {name: method}, [task], protocol.seeds)
-    missing = matrix.ready(records)
+    missing = [] if partial else matrix.ready(records)
     if missing:
         yield f"expected all runs of search and seeds, missing {', '.join(_names(missing))}"
     elif set(records) - set(_complete(matrix, records)):

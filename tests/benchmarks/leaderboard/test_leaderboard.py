@@ -219,6 +219,9 @@ def test_submissions_are_checked(smoke, record, tmp_path):
     write(last, good)
     write(dataclasses.replace(last, learning_rate=3e-4), good)
     assert any("missing" in text for text in problems(smoke, methods, [folder]))
+    assert any("choice alone" in text for text in problems(smoke, methods, [folder], partial=True))
+    (folder / last.file).unlink()
+    assert problems(smoke, methods, [folder], partial=True) == []
     write(last, good)
     (folder / next(job for job in made if job.kind == SEARCH).file).unlink()
     assert any("missing" in text for text in problems(smoke, methods, [folder]))
