@@ -113,9 +113,12 @@ class DiffusionModel:
     def latent_shape(self) -> tuple[int, int, int]:
         """Shape of one latent, ``(C, h, w)``."""
         size = self._config["sample_size"]
-        if self.options.resolution is not None:
-            size = self.options.resolution // self.decoder.upscaling
         height, width = (size, size) if isinstance(size, int) else size
+        asked, cell = self.options, self.decoder.upscaling
+        if (pixels := asked.height or asked.resolution) is not None:
+            height = pixels // cell
+        if (pixels := asked.width or asked.resolution) is not None:
+            width = pixels // cell
         return int(self._config["in_channels"]), int(height), int(width)
 
     @property
@@ -340,14 +343,15 @@ class DiffusionModel:
             )
 
     def _check_resolution(self) -> None:
-        asked = self.options.resolution
+        options = self.options
         cell = self.decoder.upscaling * self._architecture.patch_size(self._config)
         largest = self._architecture.largest_latent(self._config) * self.decoder.upscaling
-        for size in self.image_shape[1:]:
-            if size % cell or size > largest or (asked or size) != size:
+        asked = (options.height or options.resolution, options.width or options.resolution)
+        for pixels, size in zip(asked, self.image_shape[1:], strict=True):
+            if size % cell or size > largest or not size or (pixels or size) != size:
                 raise InvalidInputError(
-                    f"expected a resolution of model {self.name!r} that is a multiple of {cell} "
-                    f"pixels"
+                    f"expected a height and a width of images of model {self.name!r} that are "
+                    f"multiples of {cell} pixels"
                     + (f" up to {largest:g}" if largest < math.inf else "")
-                    + f", got {asked or self.image_shape[1:]}"
+                    + f", got {pixels or size}"
                 )
