@@ -19,7 +19,9 @@ class ReferencePolicy:
         if not hasattr(base, "report"):
             raise InvalidInputError(f"expected an environment of DiffusionT2I-v0, got {shown(env)}")
         self.guidance = checked("guidance", guidance, NotNegative)
-        base.model.check_guidance(self.guidance)
+        base.model.check_guidance(
+            self.guidance, negative_prompts=bool(base.prompts.negative_prompts)
+        )
         self._generator = generator
         self._report = base.report
         self._schedule = base.schedule

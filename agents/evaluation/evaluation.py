@@ -153,6 +153,8 @@ def _check_model(policy: UNetPolicy, base: Any) -> None:
             f"{ours.weights_hash[:16]}…, expected an environment with the same ones, got "
             f"{theirs.name!r} with {theirs.weights_hash[:16]}…"
         )
+    negative_prompts = bool(base.prompts.negative_prompts)
+    theirs.check_guidance(policy.guidance, negative_prompts=negative_prompts)
 
 
 def _image_seeds(seed: int, texts: Sequence[str], samples: int) -> list[int]:

@@ -29,6 +29,8 @@ from diffusion_gym.rewards import make_reward
 from diffusion_gym.rewards.networks.clip import load_clip
 
 Env = VectorEnv[Any, Any, Any]
+Prompts = str | Sequence[str | Mapping[str, str]]
+"""As `load_prompts` takes them."""
 
 EVALUATION_SEED = 20_000
 HELD_OUT, TRAIN = ":held_out", ":train"
@@ -85,7 +87,7 @@ def own_part(num_envs: int) -> int:
 
 def make_evaluation_env(
     settings: TrainSettings,
-    prompts: str | Sequence[str],
+    prompts: Prompts,
     *,
     count: int,
     samples: int,
@@ -131,7 +133,7 @@ def make_agent(settings: TrainSettings, env: Env) -> ImageAlgorithm:
     )
 
 
-def evaluation_prompts(env: Env) -> str | Sequence[str]:
+def evaluation_prompts(env: Env) -> Prompts:
     """The held-out part of an environment's prompt set; its own prompts where there is none."""
     spec = base_env(env).config.prompts
     assert spec is not None  # the environment's own is filled in

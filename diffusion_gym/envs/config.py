@@ -30,8 +30,9 @@ class EnvConfig(Checked):
     """How the model is loaded, see `diffusion_gym.models.ModelOptions`, such as
     '{"vae_dtype": "float32", "vae_slicing": true}'."""
 
-    prompts: str | Sequence[str] | None = None
-    """Built-in prompt set, a .txt, .json, .jsonl, .tsv or .csv file, or a list of texts."""
+    prompts: str | Sequence[str | Mapping[str, str]] | None = None
+    """Built-in prompt set, a .txt, .json, .jsonl, .tsv or .csv file, or a list of texts, or of
+    {"prompt": …, "negative_prompt": …}."""
 
     reward: str | Mapping[str, float] | None = None
     """Registered reward, or weights by name, whose weighted sum is the reward."""

@@ -141,14 +141,18 @@ class DiffusionT2IVectorEnv(VectorEnv[Observation, Any, Any]):
         self.schedule = parts.schedule
 
         # 3. Spaces.
-        self.single_observation_space = observation_space(self.model, self.schedule)
+        self.single_observation_space = observation_space(
+            self.model, self.schedule, negative_prompts=bool(self.prompts.negative_prompts)
+        )
         self.single_action_space = action_space(self.model)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._action_shape = (self.num_envs, *self.model.latent_shape)
 
         # 4. Prompts, encoded when they are met, or all of them now.
-        self._table = PromptTable(self.prompts.texts, self.model, self.reward_function)
+        self._table = PromptTable(
+            self.prompts.texts, self.model, self.reward_function, self.prompts.negative_prompts
+        )
         if self.model.options.free_text_encoders:
             self._table.encode_all()
             self.model.free_text_encoders()
@@ -462,11 +466,8 @@ class DiffusionT2IVectorEnv(VectorEnv[Observation, Any, Any]):
         observation = {
             "latent": self._episodes.latents,
             "timestep": self._timesteps[index].unsqueeze(1),
-            "prompt_embedding": self._embedding.tokens,
         }
-        if self._embedding.pooled is not None:
-            observation["pooled_prompt_embedding"] = self._embedding.pooled
-        return observation
+        return observation | self._embedding.as_observed()
 
     def _running_infos(self) -> Infos:
         return {

@@ -173,7 +173,7 @@ class DiffusionModel:
         """
         negative = self.options.negative_prompt
         if negative is not None or not self._architecture.null_is_zero(self._checkpoint.index):
-            return self._encode([negative or ""], clip_skip=0)
+            return self.encode_negative([negative or ""])
         pooled = self.pooled_embedding_shape
         return PromptEmbedding(
             torch.zeros(1, *self.prompt_embedding_shape, device=self.device),
@@ -200,6 +200,19 @@ class DiffusionModel:
         return self._encode(prompts, self.options.clip_skip)
 
     @torch.no_grad()
+    def encode_negative(self, prompts: Sequence[str]) -> PromptEmbedding:
+        """Encodes negative prompts: as `encode`, but, as diffusers does it, without ``clip_skip``.
+
+        Returns:
+            The embeddings of B rows, float32 on the model's device.
+
+        Raises:
+            InvalidInputError: The text encoders have been freed.
+            ModelLoadError: They gave numbers that are not finite.
+        """
+        return self._encode(prompts, clip_skip=0)
+
+    @torch.no_grad()
     def _encode(self, prompts: Sequence[str], clip_skip: int) -> PromptEmbedding:
         encoders = self.text_encoders.encoders
         shape = self.prompt_embedding_shape
@@ -222,12 +235,21 @@ class DiffusionModel:
             )
         return embedding
 
-    def check_guidance(self, guidance: float) -> None:
-        """Refuses a negative prompt that would have no effect.
+    def check_guidance(self, guidance: float, *, negative_prompts: bool = False) -> None:
+        """Refuses negative prompts that would have no effect.
+
+        Args:
+            guidance: Classifier-free guidance scale.
+            negative_prompts: Whether prompts have negative prompts of their own.
 
         Raises:
-            InvalidInputError: There is one, and a guidance of 1.
+            InvalidInputError: There are some, and a guidance of 1.
         """
+        if guidance == 1.0 and negative_prompts:
+            raise InvalidInputError(
+                "expected a guidance other than 1 for prompts that have negative prompts, which "
+                "have no effect without it, got 1"
+            )
         if guidance == 1.0 and self.options.negative_prompt is not None:
             raise InvalidInputError(
                 "expected a guidance other than 1 with the model option negative_prompt="

@@ -422,3 +422,32 @@ def test_a_single_file_checkpoint_takes_them_as_well(sd1_folder, tmp_path):
     for name, value in one.new_denoiser().state_dict().items():
         torch.testing.assert_close(value, expected[name])
     assert torch.equal(one.encode(["a cat"]).tokens, other.encode(["a cat"]).tokens)
+
+
+# ------------------------------------------------------------------- negative prompts
+
+
+NEGATIVES = ["two green dogs", "a cat"]
+
+
+@pytest.mark.parametrize("freed", [False, True])
+def test_negative_prompts_of_every_prompt_are_the_pipelines(folder, freed):
+    prompts = [
+        {"prompt": prompt, "negative_prompt": negative}
+        for prompt, negative in zip(PROMPTS, NEGATIVES, strict=True)
+    ]
+    images, latents = images_of_an_episode(folder, prompts, free_text_encoders=freed)
+    expected = pipelines_images(load_pipeline(folder), latents, negative_prompt=NEGATIVES)
+    assert np.abs(images - expected).max() < 1.5
+    plain, _ = images_of_an_episode(folder)
+    assert (np.abs(plain.astype(float) - images).max((1, 2, 3)) > 3).all()
+
+
+def test_a_prompt_without_one_has_that_of_the_model(folder):
+    """The model option's, or what guidance leads away from without any."""
+    prompts = [PROMPTS[0], {"prompt": PROMPTS[1], "negative_prompt": NEGATIVES[1]}]
+    for options in ({}, {"negative_prompt": "a dog"}):
+        mixed, _ = images_of_an_episode(folder, prompts, **options)
+        plain, _ = images_of_an_episode(folder, **options)
+        assert np.abs(mixed[0].astype(float) - plain[0]).max() <= 1
+        assert np.abs(mixed[1].astype(float) - plain[1]).max() > 3
