@@ -71,7 +71,7 @@ def load_prompts(
         return BUILT_IN[source]().split(split)
     file = as_path("prompts", source)
     if file.is_dir():
-        return PromptSet(source, **read_prompt_folder(file)).split(split)
+        return PromptSet(source, read_prompt_folder(file)["train"]).split(split)
     if file.suffix.lower() in READERS:
         content = read_prompt_file(file)
         held_out = content.parts.get("held_out", ())
