@@ -23,7 +23,7 @@ class ReferencePolicy:
             self.guidance, negative_prompts=bool(base.prompts.negative_prompts)
         )
         self._generator = generator
-        self._report = base.report
+        self._base = base
         self._schedule = base.schedule
         self._denoiser = base.model.new_denoiser()
         self._null_embedding = base.model.null_embedding
@@ -47,7 +47,12 @@ class ReferencePolicy:
         single = latent.ndim == self._latent_dims
         batch = {key: self._batched(value, single) for key, value in observation.items()}
         embedding = PromptEmbedding.observed(batch)
-        index = self._schedule.index_of(batch["timestep"][:, 0])
+        # A row that is only reset by the next step, as Gymnasium's next-step mode has it, gets
+        # some action or other: nobody looks at it.
+        ended = torch.from_numpy(self._base.step_index == self._schedule.num_steps)
+        timesteps = batch["timestep"][:, 0]
+        timesteps = timesteps.where(~ended.to(timesteps.device), self._schedule.timesteps[0])
+        index = self._schedule.index_of(timesteps)
         output = guided_prediction(
             self._denoiser,
             batch["latent"],
@@ -58,7 +63,7 @@ class ReferencePolicy:
         )
         step = self._schedule.transition(output, batch["latent"], index)
         action = self._schedule.sample(step, generator=self._generator)
-        self._report(step.predicted_clean[0] if single else step.predicted_clean)
+        self._base.report(step.predicted_clean[0] if single else step.predicted_clean)
         if single:
             action = action[0]
         return (action if isinstance(latent, Tensor) else action.cpu().numpy()), step

@@ -65,9 +65,9 @@ def test_an_interrupted_training_ends_with_the_same_weights(tmp_path: Path) -> N
 
 def test_a_loaded_policy_predicts_from_such_observations(tmp_path: Path) -> None:
     agent = make_agent(make_env(prompts=PROMPTS), **GUIDED)
+    observation, _ = agent.base_env.reset(seed=0)
     save_checkpoint(agent, tmp_path / "saved")
     policy = load_policy(tmp_path / "saved", device="cpu")
-    observation, _ = agent.base_env.reset(seed=0)
     arrays = {name: part.numpy() for name, part in observation.items()}
     policy.generator.manual_seed(0)
     agent.policy.generator.manual_seed(0)
