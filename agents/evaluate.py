@@ -44,6 +44,10 @@ class EvaluateOptions(Checked):
     """Rewards to watch besides, with commas between; by default as fits the model. The reward that
     was trained on is always among them."""
 
+    diversity_clip: str | None = None
+    """Folder or hub id of the CLIP by whose embeddings diversity/clip compares images; by default
+    the run's."""
+
     prompts: str | None = None
     """Another prompt set or file than the run's held-out one."""
 
@@ -87,7 +91,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     env = make_evaluation_env(
         settings, prompts, count=options.count, samples=options.samples, **changes
     )
-    metrics = make_image_metrics(env, options.also, trained_on=settings.env.reward)
+    metrics = make_image_metrics(
+        env,
+        options.also,
+        trained_on=settings.env.reward,
+        diversity_clip=options.diversity_clip or settings.evaluation.diversity_clip,
+    )
     policy = load_policy(run, device=device, checkpoint=options.checkpoint)
 
     # 2. Both draw from the same noise.

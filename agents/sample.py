@@ -1,5 +1,6 @@
 """Draws images with a trained policy: ``python -m agents.sample RUN --prompt "a cat"``."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from agents.evaluation import evaluate
 from agents.evaluation.pictures import image_sheet
 from agents.files import file_to_write
 from agents.runs import cli
-from agents.runs.builders import base_policy, load_policy, make_evaluation_env
+from agents.runs.builders import Prompts, base_policy, load_policy, make_evaluation_env
 from agents.runs.run_folder import RunFolder
 from agents.runs.screen import Screen, say
 from diffusion_gym.checks import Checked, Count, Seed
@@ -28,6 +29,9 @@ class SampleOptions(Checked):
 
     prompt: tyro.conf.UseAppendAction[tuple[str, ...]]
     """What to draw; may be given repeatedly."""
+
+    negative_prompt: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """What guidance leads away from: one for all prompts, or as many as there are prompts."""
 
     samples: Count = 8
     """Images per prompt."""
@@ -71,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     count = len(options.prompt) * options.samples
     env = make_evaluation_env(
         settings,
-        options.prompt,
+        _with_negatives(options.prompt, options.negative_prompt),
         count=len(options.prompt),
         samples=options.samples,
         device=device,
@@ -86,6 +90,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     image_sheet(images, options.samples, output, scale=options.scale)
     say(Screen(), f"{count} images: {output}")
     return 0
+
+
+def _with_negatives(prompts: Sequence[str], negatives: Sequence[str]) -> Prompts:
+    if not negatives:
+        return prompts
+    if len(negatives) not in (1, len(prompts)):
+        raise InvalidInputError(
+            f"expected one --negative-prompt, or one for each of {len(prompts)} prompts, got "
+            f"{len(negatives)}"
+        )
+    pairs = zip(prompts, itertools.cycle(negatives), strict=False)
+    return [{"prompt": prompt, "negative_prompt": negative} for prompt, negative in pairs]
 
 
 def _checked_output(text: str) -> Path:

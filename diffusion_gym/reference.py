@@ -7,28 +7,37 @@ from torch import Tensor
 
 from diffusion_gym.checks import NotNegative, checked
 from diffusion_gym.errors import InvalidInputError, shown
-from diffusion_gym.models import PromptEmbedding, guided_prediction
-from diffusion_gym.schedules import DenoisingStep
+from diffusion_gym.models import DiffusionModel, PromptEmbedding, guided_prediction
+from diffusion_gym.schedules import DenoisingStep, Schedule
 
 
 class ReferencePolicy:
-    """Samples the next latent as the model's own sampler does; built by `reference_policy`."""
+    """Samples the next latent as the model's own sampler does; built by `reference_policy`.
+
+    Attributes:
+        model: The model.
+        schedule: The environment's denoising steps.
+        guidance: Classifier-free guidance scale.
+    """
 
     def __init__(self, env: Any, guidance: float, generator: torch.Generator | None) -> None:
         base: Any = getattr(env, "unwrapped", None)
         if not hasattr(base, "report"):
             raise InvalidInputError(f"expected an environment of DiffusionT2I-v0, got {shown(env)}")
         self.guidance = checked("guidance", guidance, NotNegative)
-        base.model.check_guidance(self.guidance)
+        base.model.check_guidance(
+            self.guidance, negative_prompts=bool(base.prompts.negative_prompts)
+        )
         self._generator = generator
-        self._report = base.report
-        self._schedule = base.schedule
+        self._base = base
+        self.model: DiffusionModel = base.model
+        self.schedule: Schedule = base.schedule
         self._denoiser = base.model.new_denoiser()
         self._null_embedding = base.model.null_embedding
         self._latent_dims = len(base.model.latent_shape)
 
     def __repr__(self) -> str:
-        return f"ReferencePolicy(guidance={self.guidance}, schedule={self._schedule!r})"
+        return f"ReferencePolicy(guidance={self.guidance}, schedule={self.schedule!r})"
 
     @torch.no_grad()
     def __call__(self, observation: dict[str, Any]) -> tuple[Any, DenoisingStep]:
@@ -44,25 +53,37 @@ class ReferencePolicy:
         latent = observation["latent"]
         single = latent.ndim == self._latent_dims
         batch = {key: self._batched(value, single) for key, value in observation.items()}
-        embedding = PromptEmbedding.observed(batch)
-        index = self._schedule.index_of(batch["timestep"][:, 0])
-        output = guided_prediction(
-            self._denoiser,
-            batch["latent"],
-            self._schedule.timesteps[index],
-            embedding,
-            null_embedding=self._null_embedding,
-            guidance=self.guidance,
-        )
-        step = self._schedule.transition(output, batch["latent"], index)
-        action = self._schedule.sample(step, generator=self._generator)
-        self._report(step.predicted_clean[0] if single else step.predicted_clean)
+        # A row that is only reset by the next step, as Gymnasium's next-step mode has it, gets
+        # some action or other: nobody looks at it.
+        ended = torch.from_numpy(self._base.step_index == self.schedule.num_steps)
+        first = self.schedule.timesteps[0].to(batch["timestep"])
+        batch["timestep"] = batch["timestep"].where(~ended[:, None].to(first.device), first)
+        step = self.transition(batch)
+        action = self.schedule.sample(step, generator=self._generator)
+        self._base.report(step.predicted_clean[0] if single else step.predicted_clean)
         if single:
             action = action[0]
         return (action if isinstance(latent, Tensor) else action.cpu().numpy()), step
 
+    @torch.no_grad()
+    def transition(self, observation: dict[str, Tensor]) -> DenoisingStep:
+        """The Gaussian over the next latents, of a batch of observations as tensors.
+
+        Nothing is drawn, and nothing reported.
+        """
+        index = self.schedule.index_of(observation["timestep"][:, 0])
+        output = guided_prediction(
+            self._denoiser,
+            observation["latent"],
+            self.schedule.timesteps[index],
+            PromptEmbedding.observed(observation),
+            null_embedding=self._null_embedding,
+            guidance=self.guidance,
+        )
+        return self.schedule.transition(output, observation["latent"], index)
+
     def _batched(self, value: Any, single: bool) -> Tensor:
-        tensor = torch.as_tensor(value, device=self._schedule.device)
+        tensor = torch.as_tensor(value, device=self.schedule.device)
         return tensor[None] if single else tensor
 
 

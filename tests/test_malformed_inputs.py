@@ -161,6 +161,10 @@ MODEL_FIELDS = {
             )
         },
     ),
+    "lora_scale": Field(
+        lambda model: model.options.lora_scale,
+        dict.fromkeys(("1", "array of no dimension", "tensor of no dimension"), 1.0),
+    ),
     "clip_skip": Field(
         lambda model: model.options.clip_skip,
         {

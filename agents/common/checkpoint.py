@@ -270,7 +270,9 @@ def load_policy(
         spec, options = checkpoint.agent["model_spec"], checkpoint.agent["arguments"]
         model, schedule = load_spec(spec, get_device(device))
         policy = policy_class(
-            observation_space(model, schedule),
+            observation_space(
+                model, schedule, negative_prompts=spec.get("negative_prompts", False)
+            ),
             action_space(model),
             lambda _: 0.0,
             model=model,

@@ -3,6 +3,7 @@
 import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from agents.policy import UNetPolicy
 from agents.ppo.update import gaussian_kl
 from diffusion_gym.envs.infos import finished_episodes
 from diffusion_gym.errors import InvalidInputError
+from diffusion_gym.reference import ReferencePolicy
 from diffusion_gym.schedules.base import DenoisingStep
 
 KL_TO_BASE = "kl_to_base"
@@ -65,7 +67,7 @@ class Evaluation:
 
 
 def evaluate(
-    policy: UNetPolicy,
+    policy: UNetPolicy | ReferencePolicy,
     env: VectorEnv[Any, Any, Any],
     *,
     samples: int,
@@ -90,7 +92,7 @@ def evaluate(
     prompts, and a denoiser evaluation per step.
 
     Args:
-        policy: The policy.
+        policy: The policy, or `diffusion_gym.reference_policy`, the model before any training.
         env: A vector environment of torch tensors, over the prompts to evaluate on.
         samples: Images per prompt.
         prompts: Most prompts to use, spread evenly over the environment's, which may be sorted.
@@ -113,15 +115,12 @@ def evaluate(
     compared = (np.arange(len(ids)) % samples == 0) & (image_metrics is not None)
 
     # 2. The images, batch by batch.
-    evaluations = policy.denoiser_evaluations
     places = [slice(at, at + env.num_envs) for at in range(0, len(ids), env.num_envs)]
-    try:
+    with _uncounted(policy):
         drawn = [
             (number, _draw(policy, env, ids[rows], seeds[rows], compared[rows]))
             for number, rows in list(enumerate(places))[processes.rank :: processes.count]
         ]
-    finally:
-        policy.denoiser_evaluations = evaluations
     batches = [batch for _, batch in sorted(processes.joined(drawn), key=lambda pair: pair[0])]
 
     # 3. Their figures, by prompt.
@@ -144,7 +143,18 @@ def evaluate(
     return result
 
 
-def _check_model(policy: UNetPolicy, base: Any) -> None:
+@contextmanager
+def _uncounted(policy: UNetPolicy | ReferencePolicy) -> Iterator[None]:
+    """Leaves a policy's count of denoiser evaluations, of those that have one, as it is."""
+    counted = policy.denoiser_evaluations if isinstance(policy, UNetPolicy) else 0
+    try:
+        yield
+    finally:
+        if isinstance(policy, UNetPolicy):
+            policy.denoiser_evaluations = counted
+
+
+def _check_model(policy: UNetPolicy | ReferencePolicy, base: Any) -> None:
     ours, theirs = policy.model, base.model
     # What has one name is one model: hashing gigabytes takes seconds.
     if ours.name != theirs.name and ours.weights_hash != theirs.weights_hash:
@@ -153,6 +163,8 @@ def _check_model(policy: UNetPolicy, base: Any) -> None:
             f"{ours.weights_hash[:16]}…, expected an environment with the same ones, got "
             f"{theirs.name!r} with {theirs.weights_hash[:16]}…"
         )
+    negative_prompts = bool(base.prompts.negative_prompts)
+    theirs.check_guidance(policy.guidance, negative_prompts=negative_prompts)
 
 
 def _image_seeds(seed: int, texts: Sequence[str], samples: int) -> list[int]:
@@ -184,7 +196,7 @@ class _Batch(NamedTuple):
 
 @torch.no_grad()
 def _draw(
-    policy: UNetPolicy,
+    policy: UNetPolicy | ReferencePolicy,
     env: VectorEnv[Any, Any, Any],
     ids: npt.NDArray[Any],
     seeds: npt.NDArray[Any],
@@ -203,13 +215,16 @@ def _draw(
     for _ in range(base.schedule.num_steps):
         shape = observation["latent"].shape[1:]
         noise = torch.stack([torch.randn(shape, generator=own) for own in generators])
-        actions, _, gaussian = policy.act(observation, noise=noise)
+        actions, gaussian = _acted(policy, observation, noise)
         if gaussian.stochastic and len(rows):
-            chosen = {key: value[rows] for key, value in observation.items()}
-            other = policy.base_transition(*policy.conditions(chosen))
             parts = (gaussian.mean, gaussian.std, gaussian.predicted_clean)
             mean, std, clean = (part[rows] for part in parts)
-            divergences.append(gaussian_kl(DenoisingStep(mean, std, clean), other))
+            own = DenoisingStep(mean, std, clean)
+            other = own  # of the model before any training
+            if isinstance(policy, UNetPolicy):
+                chosen = {key: value[rows] for key, value in observation.items()}
+                other = policy.base_transition(*policy.conditions(chosen))
+            divergences.append(gaussian_kl(own, other))
         base.report(gaussian.predicted_clean)
         observation, rewards, _, _, infos = env.step(actions)
 
@@ -224,6 +239,17 @@ def _draw(
 
     terms = {name: column(term.double()) for name, term in episodes.reward_terms.items()}
     return _Batch(column(episodes.image), column(rewards), terms, column(divergence))
+
+
+def _acted(
+    policy: UNetPolicy | ReferencePolicy, observation: dict[str, torch.Tensor], noise: torch.Tensor
+) -> tuple[torch.Tensor, DenoisingStep]:
+    """Actions that are drawn with some noise, and the Gaussian that they are drawn from."""
+    if isinstance(policy, UNetPolicy):
+        step = policy.act(observation, noise=noise)
+        return step.actions, step.gaussian
+    gaussian = policy.transition(observation)
+    return policy.schedule.sample(gaussian, noise=noise), gaussian
 
 
 def mean(values: Array) -> float:

@@ -21,6 +21,7 @@ def model_spec(env: DiffusionT2IVectorEnv) -> ModelSpec:
         "weights_hash": env.model.weights_hash,
         "dtype": str(env.model.dtype).removeprefix("torch."),
         "model_options": dict(env.config.model_options or {}),
+        "negative_prompts": bool(env.prompts.negative_prompts),
         "num_inference_steps": env.schedule.num_steps,
         "sampler": env.config.sampler,
         "eta": env.schedule.eta,

@@ -17,6 +17,7 @@ from agents.policy.precision import Precision
 from diffusion_gym.checks import takes
 from diffusion_gym.errors import InvalidInputError
 from diffusion_gym.models import Denoiser, DiffusionModel, PromptEmbedding, guided_prediction
+from diffusion_gym.models.embedding import NEGATIVE
 from diffusion_gym.schedules.base import DenoisingStep, Schedule
 
 
@@ -97,7 +98,10 @@ class UNetPolicy(BasePolicy):
         self.config = PolicyConfig.from_options(config, type(self).__name__)
         self.model = model
         self.schedule = schedule
-        model.check_guidance(self.config.guidance)
+        negative_prompts = isinstance(observation_space, spaces.Dict) and (
+            NEGATIVE in observation_space.spaces
+        )
+        model.check_guidance(self.config.guidance, negative_prompts=negative_prompts)
 
         # 1. The denoiser, of which all weights train, or adapters only.
         self.precision = Precision.of(model, self.config.autocast)

@@ -29,6 +29,8 @@ from diffusion_gym.rewards import make_reward
 from diffusion_gym.rewards.networks.clip import load_clip
 
 Env = VectorEnv[Any, Any, Any]
+Prompts = str | Sequence[str | Mapping[str, str]]
+"""As `load_prompts` takes them."""
 
 EVALUATION_SEED = 20_000
 HELD_OUT, TRAIN = ":held_out", ":train"
@@ -85,7 +87,7 @@ def own_part(num_envs: int) -> int:
 
 def make_evaluation_env(
     settings: TrainSettings,
-    prompts: str | Sequence[str],
+    prompts: Prompts,
     *,
     count: int,
     samples: int,
@@ -131,7 +133,7 @@ def make_agent(settings: TrainSettings, env: Env) -> ImageAlgorithm:
     )
 
 
-def evaluation_prompts(env: Env) -> str | Sequence[str]:
+def evaluation_prompts(env: Env) -> Prompts:
     """The held-out part of an environment's prompt set; its own prompts where there is none."""
     spec = base_env(env).config.prompts
     assert spec is not None  # the environment's own is filled in
@@ -161,17 +163,20 @@ def evaluate_run(
 
 
 def make_image_metrics(
-    env: Env, rewards: Iterable[str] | None = None, trained_on: Any = None
+    env: Env,
+    rewards: Iterable[str] | None = None,
+    trained_on: Any = None,
+    diversity_clip: str | None = None,
 ) -> ImageMetrics:
     """What a run's evaluations measure besides the environment's reward.
-
-    Embeddings are those of the embedded CLIP, whatever the model.
 
     Args:
         env: The environment to evaluate on; its own reward is left out.
         rewards: Names of the others; None: as fits the model.
         trained_on: Name of the reward that the run trained on, where it is not the environment's:
             it is always among the others.
+        diversity_clip: Folder or hub id of the CLIP by whose embeddings images are compared; None:
+            the embedded one, whatever the model.
     """
     base = base_env(env)
     if rewards is None:
@@ -180,7 +185,9 @@ def make_image_metrics(
         rewards = dict.fromkeys([trained_on, *rewards])
     own = base.reward_function.name
     device = str(base.device)
-    clip = load_clip((emoji64_folder() / "clip").resolve(), device)  # shared with `clip_score`
+    embedded = (emoji64_folder() / "clip").resolve()  # shared with `clip_score`
+    source = diversity_clip or embedded
+    clip = load_clip(source, device, reward="diversity_clip", option=None)
     return ImageMetrics(
         tuple(make_reward(name, device=device) for name in rewards if name != own),
         clip.embed_images,

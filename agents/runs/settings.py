@@ -15,6 +15,7 @@ from agents.runs.presets import load_preset
 from agents.runs.recommended import recommended
 from diffusion_gym.checks import Checked, Count, CountOrNone, Positive, Seed
 from diffusion_gym.envs import EnvConfig
+from diffusion_gym.envs.config import absolute
 from diffusion_gym.errors import InvalidInputError, unknown_name
 from diffusion_gym.models.embedded import EMOJI64
 
@@ -66,6 +67,10 @@ class EvaluationConfig(Checked):
     """Rewards to watch besides the one that is trained on, with commas between; by default as fits
     the model."""
 
+    diversity_clip: str | None = None
+    """Folder or hub id of the CLIP by whose embeddings diversity/clip compares images; by default
+    the embedded one, which knows emoji alone."""
+
     eval_every: CountOrNone = 0
     """Rounds between evaluations during training; 0: none."""
 
@@ -80,6 +85,8 @@ class EvaluationConfig(Checked):
             InvalidInputError: A value is of another type or outside its range.
         """
         super().__post_init__()
+        if self.diversity_clip is not None:
+            object.__setattr__(self, "diversity_clip", absolute(self.diversity_clip, ()))
         if self.max_kl is not None and not self.eval_every:
             raise InvalidInputError(
                 f"max_kl={self.max_kl:g} is looked at in evaluations during training: expected "

@@ -98,7 +98,9 @@ class Training:
         self.eval_env = make_evaluation_env(
             settings, prompts, count=evaluated.eval_prompts, samples=evaluated.eval_samples
         )
-        self.image_metrics = make_image_metrics(self.eval_env, settings.evaluation.also)
+        self.image_metrics = make_image_metrics(
+            self.eval_env, evaluated.also, diversity_clip=evaluated.diversity_clip
+        )
 
         # 2. The agent, new or from the newest checkpoint of the very same run.
         record = describe(base, settings)

@@ -67,13 +67,18 @@ class EpisodeBatch:
             raise ResetNeeded("expected reset() before anything else, got no reset yet")
         return self._latents
 
-    def require_running(self) -> None:
-        """Raises ResetNeeded unless every row has steps left."""
-        ended = np.flatnonzero(self.step_index == self.num_steps)
-        if self.started and len(ended) == 0:
-            return
+    @property
+    def ended(self) -> Rows:
+        """The rows whose episode has ended."""
+        return np.flatnonzero(self.step_index == self.num_steps)
+
+    def require_running(self, *, autoreset: bool = False) -> None:
+        """Raises ResetNeeded unless every row has steps left, or is reset by the next step."""
         if not self.started:
             raise ResetNeeded("expected reset() before step(), got no reset yet")
+        ended = self.ended
+        if autoreset or len(ended) == 0:
+            return
         raise ResetNeeded(
             f"expected step() on running episodes only, got ended ones in rows {ended.tolist()}; "
             "reset them first"
@@ -142,11 +147,20 @@ class EpisodeBatch:
         self.step_index[rows] = 0
         self.prompt_ids = prompt_ids.copy()
 
-    def advance(self, latents: Tensor) -> Rows:
-        """Makes ``latents`` ``[B, C, h, w]`` the current ones; returns the rows that ended."""
+    def advance(self, latents: Tensor, waiting: Rows) -> Rows:
+        """Makes ``latents`` ``[B, C, h, w]`` the current ones; returns the rows that ended.
+
+        Args:
+            latents: The next latents.
+            waiting: Rows that make no step, and keep their latents.
+        """
+        if len(waiting):
+            rows = torch.from_numpy(waiting).to(self._device)
+            latents = latents.index_copy(0, rows, self.latents[rows])
         self._latents = latents
         self.step_index = self.step_index + 1
-        return np.flatnonzero(self.step_index == self.num_steps)
+        self.step_index[waiting] -= 1
+        return self.ended
 
     def restore(self, latents: Tensor, step_index: Rows, prompt_ids: PromptIds) -> None:
         """Replaces all episodes by copies of the given ones."""

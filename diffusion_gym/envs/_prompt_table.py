@@ -31,12 +31,19 @@ class PromptTable:
         texts: The first texts.
         model: Encodes them.
         reward: May refuse texts that it cannot read.
+        negative_prompts: That of each of the first texts, or None; empty where none has one.
 
     Raises:
         InvalidInputError: The reward cannot read one of the texts.
     """
 
-    def __init__(self, texts: Sequence[str], model: DiffusionModel, reward: RewardFunction) -> None:
+    def __init__(
+        self,
+        texts: Sequence[str],
+        model: DiffusionModel,
+        reward: RewardFunction,
+        negative_prompts: Sequence[str | None] = (),
+    ) -> None:
         self._texts: list[str] = list(texts)
         self._ids: dict[str, int] = {}
         for number, text in enumerate(self._texts):
@@ -45,10 +52,13 @@ class PromptTable:
         self._reward = reward
         length, width = model.prompt_embedding_shape
         self._cache_size = max(1, CACHE_BYTES // (4 * length * width))
-        self._cache: dict[int, PromptEmbedding] = {}
-        self._complete: EmbeddingFile | None = None  # all there will ever be
+        self._negatives = list(negative_prompts)
+        #: The last used, by kind and text: negative prompts are encoded in another way.
+        self._cache: dict[tuple[bool, str], PromptEmbedding] = {}
+        self._complete: dict[bool, EmbeddingFile] = {}  # all there will ever be, by kind
         check_prompts(reward, self._texts)
         model.warn_of_cut_prompts(self._texts)
+        model.warn_of_cut_prompts(self._different_negatives())
 
     def __len__(self) -> int:
         """Number of prompts known."""
@@ -71,7 +81,7 @@ class PromptTable:
                 are gone.
         """
         new = list(dict.fromkeys(text for text in texts if text not in self._ids))
-        if new and self._complete is not None:
+        if new and self._complete:
             raise InvalidInputError(
                 "expected one of the environment's own prompts, as its text encoders were "
                 f"freed (free_text_encoders), got {new[0]!r}"
@@ -110,32 +120,56 @@ class PromptTable:
 
         Every prompt is encoded alone: in a batch, rounding would depend on its neighbours, and a
         resumed run, whose cache is empty, would see other numbers than an uninterrupted one.
+
+        Where some prompts have negative prompts, those of all rows are there; a prompt that has
+        none is led away from the model's null embedding.
         """
-        parts = [self._encoded(number) for number in prompt_ids.tolist()]
+        numbers = prompt_ids.tolist()
+        embedding = PromptEmbedding.cat([self._encoded(self._texts[n]) for n in numbers])
+        if self._negatives:
+            negative = PromptEmbedding.cat([self._encoded_negative(n) for n in numbers])
+            embedding = embedding._replace(negative=negative)
         while len(self._cache) > self._cache_size:
             del self._cache[next(iter(self._cache))]
-        return PromptEmbedding.cat(parts)
+        return embedding
+
+    def negative(self, prompt_id: int) -> str | None:
+        """The negative prompt of a prompt whose id is known to be valid; None where it has none."""
+        return self._negatives[prompt_id] if prompt_id < len(self._negatives) else None
 
     def encode_all(self) -> None:
         """Encodes all prompts for good, into a file; from now on no others are known.
 
         Environments of the same model and prompts share the file.
         """
-        texts = tuple(self._texts)
-        key = ("prompt embeddings", self._model.text_encoders_key, texts)
-        self._complete = shared(
-            key, lambda: EmbeddingFile(texts, lambda text: self._model.encode([text]))
-        )
+        self._complete = {
+            negative: self._file(tuple(texts), negative)
+            for negative, texts in ((False, self._texts), (True, self._different_negatives()))
+            if texts
+        }
 
-    def _encoded(self, prompt_id: int) -> PromptEmbedding:
+    def _file(self, texts: tuple[str, ...], negative: bool) -> "EmbeddingFile":
+        key = ("prompt embeddings", negative, self._model.text_encoders_key, texts)
+        encode = self._model.encode_negative if negative else self._model.encode
+        return shared(key, lambda: EmbeddingFile(texts, lambda text: encode([text])))
+
+    def _different_negatives(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(text for text in self._negatives if text))
+
+    def _encoded(self, text: str, *, negative: bool = False) -> PromptEmbedding:
         """The embedding of one prompt, ``[1, L, D]``; the last used is the last in the cache."""
-        embedding = self._cache.pop(prompt_id, None)
-        if embedding is None and self._complete is not None:
-            embedding = self._complete.read(prompt_id).to(self._model.device)
+        embedding = self._cache.pop((negative, text), None)
+        if embedding is None and self._complete:
+            embedding = self._complete[negative].read(text).to(self._model.device)
         if embedding is None:
-            embedding = self._model.encode([self._texts[prompt_id]])
-        self._cache[prompt_id] = embedding
+            encode = self._model.encode_negative if negative else self._model.encode
+            embedding = encode([text])
+        self._cache[negative, text] = embedding
         return embedding
+
+    def _encoded_negative(self, prompt_id: int) -> PromptEmbedding:
+        text = self.negative(prompt_id)
+        return self._encoded(text, negative=True) if text else self._model.null_embedding
 
 
 class EmbeddingFile:
@@ -156,6 +190,7 @@ class EmbeddingFile:
         self._file = tempfile.TemporaryFile(prefix="diffusion-gym-prompts-")
         self._reading = threading.Lock()
         self._shapes: list[torch.Size] = []
+        self._places = {text: place for place, text in enumerate(texts)}
         for text in texts:
             parts = [part for part in encode(text) if part is not None]
             self._shapes = [part.shape for part in parts]
@@ -163,13 +198,13 @@ class EmbeddingFile:
                 self._file.write(part.cpu().contiguous().numpy().data)
         self._file.flush()
 
-    def read(self, number: int) -> PromptEmbedding:
-        """The embedding of one prompt, ``[1, L, D]``, on the CPU."""
+    def read(self, text: str) -> PromptEmbedding:
+        """The embedding of one of the prompts, ``[1, L, D]``, on the CPU."""
+        number = self._places[text]
         sizes = [shape.numel() for shape in self._shapes]
         with self._reading:
             self._file.seek(4 * sum(sizes) * number)
             numbers = np.fromfile(self._file, np.float32, sum(sizes))
         parts = torch.split(torch.from_numpy(numbers), sizes)
-        return PromptEmbedding(
-            *(part.reshape(shape) for part, shape in zip(parts, self._shapes, strict=True))
-        )
+        tokens, *pooled = [part.reshape(s) for part, s in zip(parts, self._shapes, strict=True)]
+        return PromptEmbedding(tokens, pooled[0] if pooled else None)

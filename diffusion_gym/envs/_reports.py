@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -23,8 +25,12 @@ class Reports:
         self._reported: Tensor | None = None  # for the step to come
         self._used: Tensor | None = None  # of the step just made
 
-    def report(self, predicted_clean: Any) -> None:
+    def report(self, predicted_clean: Any, ignored: npt.NDArray[np.int64]) -> None:
         """Takes a copy of the predictions for the step to come, ``[B, C, h, w]``.
+
+        Args:
+            predicted_clean: The predictions.
+            ignored: Rows that make no step, whose prediction counts for nothing.
 
         Raises:
             InvalidInputError: They are no real numbers, the shape is wrong, or an entry is NaN or
@@ -32,6 +38,8 @@ class Reports:
         """
         what = "predicted clean latents"
         reported = copied_latents(what, predicted_clean, self._shape, self._device)
+        if len(ignored):
+            reported[torch.from_numpy(ignored).to(self._device)] = 0.0
         require_finite(
             what, reported, cause="; does the denoiser overflow? bfloat16 and float32 reach further"
         )
@@ -60,7 +68,7 @@ class Reports:
         self._used = self._reported = None
 
     def replace(self, rows: Tensor, latents: Tensor) -> None:
-        """Puts the latents themselves in place of the predictions of rows that have ended."""
+        """Puts the latents themselves in place of the predictions of rows that made no step."""
         if self._used is not None:
             self._used = self._used.index_copy(0, rows, latents)
 

@@ -18,7 +18,7 @@ from diffusion_gym.envs.spaces import LATENT_BOUND
 from diffusion_gym.envs.state import DenoisingState
 from diffusion_gym.errors import InvalidInputError, shown, unknown_name
 
-AUTORESET_MODES = (AutoresetMode.SAME_STEP, AutoresetMode.DISABLED)
+AUTORESET_MODES = (AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP, AutoresetMode.DISABLED)
 OPTIONS = ("prompts", "prompt_ids", "state", "reset_mask")
 
 BatchSize = Annotated[int, Range(low=1, high=2**20)]
@@ -66,7 +66,7 @@ def checked_autoreset_mode(mode: str | AutoresetMode) -> AutoresetMode:
 
 
 def checked_actions(
-    actions: Any, shape: tuple[int, ...], device: torch.device
+    actions: Any, shape: tuple[int, ...], device: torch.device, ignored: npt.NDArray[np.int64]
 ) -> tuple[Tensor, int]:
     """Actions as the next latents, a float32 copy on the device.
 
@@ -74,6 +74,7 @@ def checked_actions(
         actions: ``[B, C, h, w]``.
         shape: The shape expected.
         device: Where latents live.
+        ignored: Rows whose action counts for nothing; it is made 0.
 
     Returns:
         The latents, and how many rows of them have an entry beyond the action space's bounds.
@@ -83,6 +84,8 @@ def checked_actions(
             infinite.
     """
     latents = copied_latents("actions, the next latents", actions, shape, device, InvalidAction)
+    if len(ignored):
+        latents[torch.from_numpy(ignored).to(device)] = 0.0
     if latents.abs().amax() <= LATENT_BOUND:  # false also where an entry is NaN
         return latents, 0
     require_finite("actions", latents, InvalidAction)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_gym.checks import Checked, NotNegative
-from diffusion_gym.models import DiffusionModel, load_model, model_names
+from diffusion_gym.models import DiffusionModel, ModelOptions, load_model, model_names
 from diffusion_gym.prompts import PromptList, load_prompts, prompt_set_names
 from diffusion_gym.rewards import RewardFunction, make_reward
 from diffusion_gym.schedules import Schedule, make_schedule
@@ -30,8 +30,9 @@ class EnvConfig(Checked):
     """How the model is loaded, see `diffusion_gym.models.ModelOptions`, such as
     '{"vae_dtype": "float32", "vae_slicing": true}'."""
 
-    prompts: str | Sequence[str] | None = None
-    """Built-in prompt set, a .txt, .json, .jsonl, .tsv or .csv file, or a list of texts."""
+    prompts: str | Sequence[str | Mapping[str, str]] | None = None
+    """Built-in prompt set, a .txt, .json, .jsonl, .tsv or .csv file, or a list of texts, or of
+    {"prompt": …, "negative_prompt": …}."""
 
     reward: str | Mapping[str, float] | None = None
     """Registered reward, or weights by name, whose weighted sum is the reward."""
@@ -64,8 +65,8 @@ class EnvParts:
     """A loaded `EnvConfig`.
 
     Attributes:
-        config: The same with the model's defaults filled in; paths of models and prompt files are
-            absolute, so that it means the same in any folder.
+        config: The same with the model's defaults filled in; paths of models, their parts and
+            prompt files are absolute, so that it means the same in any folder.
         model: The model.
         prompts: What episodes draw from.
         reward_function: What scores the decoded images.
@@ -88,7 +89,8 @@ def load_parts(config: EnvConfig) -> EnvParts:
     """
     # 1. The model, whose defaults stand in for what is not named.
     name = absolute(config.model, model_names())
-    options = config.model_options or {}
+    options = dict(config.model_options or {})
+    options |= ModelOptions.parse(options).absolute()
     model = load_model(name, device=config.device, dtype=config.dtype, **options)
     prompts = model.default_prompts if config.prompts is None else config.prompts
     reward = model.default_reward if config.reward is None else config.reward
@@ -111,6 +113,7 @@ def load_parts(config: EnvConfig) -> EnvParts:
         config=dataclasses.replace(
             config,
             model=name,
+            model_options=None if config.model_options is None else options,
             prompts=prompts,
             reward=reward,
             num_inference_steps=schedule.num_steps,

@@ -20,7 +20,8 @@ class DenoisingState:
         latents: x_i of every row, ``[B, C, h, w]`` float32.
         step_index: Steps done in every row, ``[B]`` int64, 0 … T; T marks an ended episode.
         prompt_ids: Prompt of every row, ``[B]`` int64.
-        prompts: Text of every row's prompt; it makes a state portable between environments.
+        prompts: Text of every row's prompt; it makes a state portable between environments. Its
+            negative prompt is that of the environment.
         model: Name of the model whose latents these are.
         num_steps: T of the environment.
         rng: State of every row's random generator, or None in a selection of rows.

@@ -63,16 +63,20 @@ class DiffusionT2IVectorEnv(VectorEnv[Observation, Any, Any]):
     ==============  ==========  ===========================================================
     autoreset_mode  array_type  wrappers
     ==============  ==========  ===========================================================
-    "Disabled"      either      TransformObservation, FilterObservation, FlattenObservation
-    "Disabled"      "numpy"     VectorizeTransformObservation
-    either          "numpy"     RecordEpisodeStatistics, DictInfoToList, NormalizeReward
-    either          either      TransformAction, ClipAction, TransformReward, ClipReward
+    not "SameStep"  either      TransformObservation, FilterObservation, FlattenObservation
+    not "SameStep"  "numpy"     VectorizeTransformObservation
+    any             "numpy"     RecordEpisodeStatistics, DictInfoToList, NormalizeReward
+    any             either      TransformAction, ClipAction, TransformReward, ClipReward
     ==============  ==========  ===========================================================
+
+    In "NextStep" the step after an episode's last one starts the next episode in that row: its
+    action counts for nothing and its reward is 0, as in `gymnasium.vector.SyncVectorEnv`.
 
     Args:
         num_envs: B, the number of rows.
         array_type: "numpy", or "torch" to keep tensors on the device.
-        autoreset_mode: "SameStep", or "Disabled" (then reset with ``options={"reset_mask"}``).
+        autoreset_mode: "SameStep", "NextStep", or "Disabled" (then reset with
+            ``options={"reset_mask"}``).
         render_mode: "rgb_array", or None.
         **config: The fields of `EnvConfig`.
 
@@ -141,14 +145,18 @@ class DiffusionT2IVectorEnv(VectorEnv[Observation, Any, Any]):
         self.schedule = parts.schedule
 
         # 3. Spaces.
-        self.single_observation_space = observation_space(self.model, self.schedule)
+        self.single_observation_space = observation_space(
+            self.model, self.schedule, negative_prompts=bool(self.prompts.negative_prompts)
+        )
         self.single_action_space = action_space(self.model)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._action_shape = (self.num_envs, *self.model.latent_shape)
 
         # 4. Prompts, encoded when they are met, or all of them now.
-        self._table = PromptTable(self.prompts.texts, self.model, self.reward_function)
+        self._table = PromptTable(
+            self.prompts.texts, self.model, self.reward_function, self.prompts.negative_prompts
+        )
         if self.model.options.free_text_encoders:
             self._table.encode_all()
             self.model.free_text_encoders()
@@ -212,6 +220,8 @@ class DiffusionT2IVectorEnv(VectorEnv[Observation, Any, Any]):
     def step(self, actions: Any) -> tuple[Observation, Any, Any, Any, Infos]:
         """Makes the actions the next latents.
 
+        In next-step autoreset a row whose episode has ended starts the next one instead.
+
         Args:
             actions: Next latents, ``[B, C, h, w]``.
 
@@ -225,11 +235,17 @@ class DiffusionT2IVectorEnv(VectorEnv[Observation, Any, Any]):
             ResetNeeded: If a row has no running episode.
         """
         self._require_open()
-        self._episodes.require_running()
-        latents, oversized = checked_actions(actions, self._action_shape, self.device)
-        ended = self._episodes.advance(latents)
+        self._episodes.require_running(autoreset=self._resets_next)
+        fresh = self.rows_to_reset
+        latents, oversized = checked_actions(actions, self._action_shape, self.device, fresh)
+        if len(fresh):
+            self._begin(fresh, None)
+        ended = self._episodes.advance(latents, fresh)
         self.oversized_actions += oversized
         self._reports.begin_step()
+        if len(fresh):
+            rows = torch.from_numpy(fresh).to(self.device)
+            self._reports.replace(rows, self._episodes.latents[rows])
         rewards = torch.zeros(self.num_envs, device=self.device)
         terminations = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
         infos: Infos = {}
@@ -297,8 +313,8 @@ class DiffusionT2IVectorEnv(VectorEnv[Observation, Any, Any]):
                 infinite.
             ResetNeeded: If a row has no running episode.
         """
-        self._episodes.require_running()
-        self._reports.report(predicted_clean)
+        self._episodes.require_running(autoreset=self._resets_next)
+        self._reports.report(predicted_clean, self.rows_to_reset)
 
     @property
     def reported(self) -> Tensor:
@@ -313,6 +329,11 @@ class DiffusionT2IVectorEnv(VectorEnv[Observation, Any, Any]):
     def step_index(self) -> npt.NDArray[np.int64]:
         """The step that every row is about to make, ``[B]``; T where its episode has ended."""
         return self._episodes.step_index.copy()
+
+    @property
+    def rows_to_reset(self) -> Rows:
+        """The rows that the next `step` resets in next-step autoreset, ``[N]``; else none."""
+        return self._episodes.ended if self._resets_next else np.arange(0)
 
     @property
     def latents(self) -> Tensor:
@@ -345,7 +366,7 @@ class DiffusionT2IVectorEnv(VectorEnv[Observation, Any, Any]):
 
     @property
     def next_prompt_ids(self) -> Rows | None:
-        """Prompts of the episodes that same-step autoreset starts until the next `reset`, ``[B]``.
+        """Prompts of the episodes that autoreset starts until the next `reset`, ``[B]``.
 
         None draws them. A caller that resets with prompts of its own saves the encoding of those
         drawn by naming prompts here that are encoded already.
@@ -462,11 +483,8 @@ class DiffusionT2IVectorEnv(VectorEnv[Observation, Any, Any]):
         observation = {
             "latent": self._episodes.latents,
             "timestep": self._timesteps[index].unsqueeze(1),
-            "prompt_embedding": self._embedding.tokens,
         }
-        if self._embedding.pooled is not None:
-            observation["pooled_prompt_embedding"] = self._embedding.pooled
-        return observation
+        return observation | self._embedding.as_observed()
 
     def _running_infos(self) -> Infos:
         return {
@@ -500,7 +518,7 @@ class DiffusionT2IVectorEnv(VectorEnv[Observation, Any, Any]):
             "reward_valid": result.valid,
             "reward_terms": result.terms,
         }
-        if self.autoreset_mode is AutoresetMode.DISABLED:
+        if self.autoreset_mode is not AutoresetMode.SAME_STEP:
             del outcome["prompt_id"]  # the running infos have it
             infos = scatter(outcome, rows, self.num_envs)
         else:
@@ -515,6 +533,10 @@ class DiffusionT2IVectorEnv(VectorEnv[Observation, Any, Any]):
             self._begin(ended, None)
         self._reports.replace(rows, self._episodes.latents[rows])
         return infos
+
+    @property
+    def _resets_next(self) -> bool:
+        return self.autoreset_mode is AutoresetMode.NEXT_STEP
 
     def _require_open(self) -> None:
         if self.closed:

@@ -197,40 +197,7 @@ class FolderCheckpoint(Checkpoint):
         return str(self.folder)
 
     def _network(self, part: str, part_class: Any, dtype: torch.dtype) -> nn.Module:
-        folder = self.folder / part
-        check_not_pickled(folder)
-        for file in self._weight_files(part):
-            check_floating(file)
-        network, loading = part_class.from_pretrained(
-            folder,
-            output_loading_info=True,
-            use_safetensors=True,  # a pickled checkpoint could run code, and has no hash
-            variant=self._variant_of(part),
-            **_options(part_class, dtype),
-        )
-        missing = sorted(loading["missing_keys"])
-        misshapen = [
-            f"{key} (expected {list(expected)}, got {list(got)})"
-            for key, got, expected in sorted(loading["mismatched_keys"])
-        ]
-        check_complete(network, str(folder), missing, misshapen)
-        return network  # type: ignore[no-any-return]
-
-    def _variant_of(self, part: str) -> str | None:
-        """The variant if the part has it; else its only weights, if they are plain.
-
-        Raises:
-            ModelLoadError: The part has only variants, and none was asked for.
-        """
-        found = weight_variants((self.folder / part).glob("*.safetensors"))
-        if self.variant is not None and self.variant in found:
-            return self.variant
-        if found and "" not in found:
-            raise ModelLoadError(
-                f"{self.folder / part} holds only weights of variants: expected variant to be one "
-                f"of {', '.join(sorted(found))}, got {self.variant!r}"
-            )
-        return None
+        return load_folder(self.folder / part, part_class, dtype, self.variant)
 
     def weights_hash(self, parts: Sequence[str]) -> str:
         """SHA-256 over the weight files that are loaded, in the order of their paths.
@@ -246,9 +213,68 @@ class FolderCheckpoint(Checkpoint):
         return digest.hexdigest()
 
     def _weight_files(self, part: str) -> list[Path]:
-        variant = self._variant_of(part) or ""
-        files = (self.folder / part).glob("*.safetensors")
-        return [file for file in files if weight_variant(file) == variant]
+        return weight_files(self.folder / part, self.variant)
+
+
+def load_folder(
+    folder: Path, part_class: Any, dtype: torch.dtype, variant: str | None = None
+) -> nn.Module:
+    """Loads a network from its own folder in diffusers' format.
+
+    Args:
+        folder: Where its configuration and its weights are.
+        part_class: Its class, of diffusers or transformers.
+        dtype: Its precision.
+        variant: As in ``diffusion_pytorch_model.fp16.safetensors``, where the folder has it.
+
+    Raises:
+        ModelLoadError: Weights are missing, pickled, or of another kind or shape; the libraries
+            raise other errors for other faults.
+    """
+    check_not_pickled(folder)
+    for file in weight_files(folder, variant):
+        check_floating(file)
+    network, loading = part_class.from_pretrained(
+        folder,
+        output_loading_info=True,
+        use_safetensors=True,  # a pickled checkpoint could run code, and has no hash
+        variant=present_variant(folder, variant),
+        **_options(part_class, dtype),
+    )
+    missing = sorted(loading["missing_keys"])
+    misshapen = [
+        f"{key} (expected {list(expected)}, got {list(got)})"
+        for key, got, expected in sorted(loading["mismatched_keys"])
+    ]
+    check_complete(network, str(folder), missing, misshapen)
+    return network  # type: ignore[no-any-return]
+
+
+def present_variant(folder: Path, wanted: str | None) -> str | None:
+    """The variant if a network's folder has it; else its only weights, if they are plain.
+
+    Raises:
+        ModelLoadError: It has only variants, and none of them was asked for.
+    """
+    found = weight_variants(folder.glob("*.safetensors"))
+    if wanted is not None and wanted in found:
+        return wanted
+    if found and "" not in found:
+        raise ModelLoadError(
+            f"{folder} holds only weights of variants: expected variant to be one "
+            f"of {', '.join(sorted(found))}, got {wanted!r}"
+        )
+    return None
+
+
+def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
+    """The files of a network's folder that are loaded.
+
+    Raises:
+        ModelLoadError: It has only other variants.
+    """
+    present = present_variant(folder, variant) or ""
+    return [file for file in folder.glob("*.safetensors") if weight_variant(file) == present]
 
 
 def check_types(part_class: Any, config: Mapping[str, Any], folder: Path) -> None:

@@ -1,10 +1,13 @@
 """What a text encoder makes of prompts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+PROMPT, NEGATIVE = "prompt_embedding", "negative_prompt_embedding"
+"""What observations call the hidden states; the pooled ones are called so after "pooled_"."""
 
 
 class PromptEmbedding(NamedTuple):
@@ -13,39 +16,65 @@ class PromptEmbedding(NamedTuple):
     Attributes:
         tokens: Hidden states, ``[B, L, D]`` float32.
         pooled: Pooled embedding, ``[B, P]`` float32, for models that have one.
+        negative: What guidance leads away from in each row, where prompts have negative prompts
+            of their own; None: from the model's null embedding in all of them.
     """
 
     tokens: Tensor
     pooled: Tensor | None = None
+    negative: "PromptEmbedding | None" = None
 
     @classmethod
     def observed(cls, observation: Mapping[str, Tensor]) -> "PromptEmbedding":
         """The embeddings in a batch of the environment's observations."""
-        return cls(observation["prompt_embedding"], observation.get("pooled_prompt_embedding"))
+        positive, negative = (
+            cls(observation[tokens], observation.get(f"pooled_{tokens}"))
+            if tokens in observation
+            else None
+            for tokens in (PROMPT, NEGATIVE)
+        )
+        assert positive is not None
+        return positive._replace(negative=negative)
+
+    def as_observed(self) -> dict[str, Tensor]:
+        """The embeddings as the environment's observations have them."""
+        observation = {PROMPT: self.tokens}
+        if self.pooled is not None:
+            observation[f"pooled_{PROMPT}"] = self.pooled
+        if self.negative is not None:
+            other = self.negative.as_observed()
+            observation |= {name.replace(PROMPT, NEGATIVE): part for name, part in other.items()}
+        return observation
 
     @classmethod
     def cat(cls, embeddings: Sequence["PromptEmbedding"]) -> "PromptEmbedding":
-        """The rows of several batches of the same model, one batch after the other."""
+        """The rows of several batches of the same model, one batch after the other.
+
+        What they lead away from is kept where all of them have it.
+        """
         pooled = [part.pooled for part in embeddings if part.pooled is not None]
+        negative = [part.negative for part in embeddings if part.negative is not None]
         return cls(
-            torch.cat([part.tokens for part in embeddings]), torch.cat(pooled) if pooled else None
+            torch.cat([part.tokens for part in embeddings]),
+            torch.cat(pooled) if pooled else None,
+            cls.cat(negative) if len(negative) == len(embeddings) else None,
         )
 
     def select(self, rows: Tensor) -> "PromptEmbedding":
         """The embeddings of the given rows, in their order."""
-        return PromptEmbedding(
-            self.tokens[rows], None if self.pooled is None else self.pooled[rows]
-        )
+        return self._each(lambda part: part[rows])
 
     def to(self, device: torch.device) -> "PromptEmbedding":
         """The same on another device."""
-        return PromptEmbedding(
-            self.tokens.to(device), None if self.pooled is None else self.pooled.to(device)
-        )
+        return self._each(lambda part: part.to(device))
 
     def expand(self, rows: int) -> "PromptEmbedding":
         """One embedding, ``[1, …]``, as that of every row of a batch; nothing is copied."""
+        return self._each(lambda part: part.expand(rows, *part.shape[1:]))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "PromptEmbedding":
         return PromptEmbedding(
-            self.tokens.expand(rows, -1, -1),
-            None if self.pooled is None else self.pooled.expand(rows, -1),
+            change(self.tokens),
+            None if self.pooled is None else change(self.pooled),
+            None if self.negative is None else self.negative._each(change),
         )

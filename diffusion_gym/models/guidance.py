@@ -18,7 +18,8 @@ def guided_prediction(
 ) -> Tensor:
     """Evaluates the denoiser, guided towards the prompt (Ho & Salimans, arXiv 2207.12598).
 
-    ``out = out_null + guidance * (out_prompt - out_null)``; a guidance of 1 is exactly the
+    ``out = out_null + guidance * (out_prompt - out_null)``, where the null embedding is that of a
+    row's negative prompt, if prompts have some of their own; a guidance of 1 is exactly the
     conditional prediction, so it costs one pass over an undoubled batch.
 
     Args:
@@ -26,7 +27,8 @@ def guided_prediction(
         latents: Noisy latents, ``[B, C, h, w]``.
         timesteps: Training timestep of every row, ``[B]``.
         embedding: Embedded prompts of B rows.
-        null_embedding: Embedding of the empty prompt, of one row; needed unless guidance is 1.
+        null_embedding: Embedding of the empty prompt, of one row; needed unless guidance is 1 or
+            the rows have negative prompts.
         guidance: Classifier-free guidance scale.
 
     Returns:
@@ -39,9 +41,12 @@ def guided_prediction(
     if guidance == 1.0:
         output: Tensor = denoiser(latents, timesteps, embedding)
         return output
-    if null_embedding is None:
-        raise InvalidInputError(f"guidance {guidance} needs the null embedding; got None")
-    embeddings = PromptEmbedding.cat([null_embedding.expand(len(latents)), embedding])
+    away_from = embedding.negative
+    if away_from is None:
+        if null_embedding is None:
+            raise InvalidInputError(f"guidance {guidance} needs the null embedding; got None")
+        away_from = null_embedding.expand(len(latents))
+    embeddings = PromptEmbedding.cat([away_from, embedding])
     both = denoiser(latents.repeat(2, 1, 1, 1), timesteps.repeat(2), embeddings)
     unconditional, conditional = both.chunk(2)
     guided: Tensor = unconditional + guidance * (conditional - unconditional)

@@ -63,6 +63,36 @@ def download_index(name: str, options: ModelOptions) -> Path:
         raise _not_there(name, error) from error
 
 
+def vae_folder(name: str) -> Path:
+    """The folder of a hub id with a VAE, its own or that of the model there.
+
+    Raises:
+        ModelLoadError: It cannot be had.
+    """
+    own = ("config.json", "diffusion_pytorch_model*.safetensors")
+    return _snapshot("vae", name, [*own, "vae/*.json", "vae/*.safetensors"])
+
+
+def lora_folder(name: str) -> Path:
+    """The folder of a hub id with LoRA weights.
+
+    Raises:
+        ModelLoadError: It cannot be had.
+    """
+    return _snapshot("lora_weights", name, ["*.safetensors"], ["*/*"])
+
+
+def _snapshot(option: str, name: str, patterns: list[str], but: list[str] | None = None) -> Path:
+    try:
+        with quiet_libraries():
+            return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=but))
+    except Exception as error:  # as above
+        raise ModelLoadError(
+            f"the model option {option}={name!r} is neither here nor to be had from the model hub: "
+            f"{_reason(error, name)}"
+        ) from error
+
+
 def _not_there(name: str, error: Exception) -> ModelLoadError:
     return ModelLoadError(
         f"model {name!r} is neither an embedded model ({', '.join(model_names())}) nor a folder "

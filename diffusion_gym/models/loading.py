@@ -13,6 +13,7 @@ from diffusion_gym.errors import InvalidInputError, first_line, shown, unknown_n
 from diffusion_gym.models import hub
 from diffusion_gym.models.architectures import Architecture
 from diffusion_gym.models.checkpoint import Checkpoint, FolderCheckpoint
+from diffusion_gym.models.composed import composed
 from diffusion_gym.models.embedded import (
     EMBEDDED_DEFAULTS,
     EMOJI64,
@@ -58,6 +59,7 @@ def load_model(
     name = _text(name)
     checkpoint = find_checkpoint(name, chosen)
     defaults = _defaults(name, checkpoint.architecture)
+    checkpoint = composed(checkpoint, chosen)
     if not checkpoint.architecture.optional_parts:
         chosen.refuse(("t5", "max_sequence_length"), "for models with a T5 text encoder")
     return DiffusionModel(name, checkpoint, resolve_device(device), precision, chosen, defaults)

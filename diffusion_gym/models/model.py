@@ -113,9 +113,12 @@ class DiffusionModel:
     def latent_shape(self) -> tuple[int, int, int]:
         """Shape of one latent, ``(C, h, w)``."""
         size = self._config["sample_size"]
-        if self.options.resolution is not None:
-            size = self.options.resolution // self.decoder.upscaling
         height, width = (size, size) if isinstance(size, int) else size
+        asked, cell = self.options, self.decoder.upscaling
+        if (pixels := asked.height or asked.resolution) is not None:
+            height = pixels // cell
+        if (pixels := asked.width or asked.resolution) is not None:
+            width = pixels // cell
         return int(self._config["in_channels"]), int(height), int(width)
 
     @property
@@ -170,7 +173,7 @@ class DiffusionModel:
         """
         negative = self.options.negative_prompt
         if negative is not None or not self._architecture.null_is_zero(self._checkpoint.index):
-            return self._encode([negative or ""], clip_skip=0)
+            return self.encode_negative([negative or ""])
         pooled = self.pooled_embedding_shape
         return PromptEmbedding(
             torch.zeros(1, *self.prompt_embedding_shape, device=self.device),
@@ -197,6 +200,19 @@ class DiffusionModel:
         return self._encode(prompts, self.options.clip_skip)
 
     @torch.no_grad()
+    def encode_negative(self, prompts: Sequence[str]) -> PromptEmbedding:
+        """Encodes negative prompts: as `encode`, but, as diffusers does it, without ``clip_skip``.
+
+        Returns:
+            The embeddings of B rows, float32 on the model's device.
+
+        Raises:
+            InvalidInputError: The text encoders have been freed.
+            ModelLoadError: They gave numbers that are not finite.
+        """
+        return self._encode(prompts, clip_skip=0)
+
+    @torch.no_grad()
     def _encode(self, prompts: Sequence[str], clip_skip: int) -> PromptEmbedding:
         encoders = self.text_encoders.encoders
         shape = self.prompt_embedding_shape
@@ -219,12 +235,21 @@ class DiffusionModel:
             )
         return embedding
 
-    def check_guidance(self, guidance: float) -> None:
-        """Refuses a negative prompt that would have no effect.
+    def check_guidance(self, guidance: float, *, negative_prompts: bool = False) -> None:
+        """Refuses negative prompts that would have no effect.
+
+        Args:
+            guidance: Classifier-free guidance scale.
+            negative_prompts: Whether prompts have negative prompts of their own.
 
         Raises:
-            InvalidInputError: There is one, and a guidance of 1.
+            InvalidInputError: There are some, and a guidance of 1.
         """
+        if guidance == 1.0 and negative_prompts:
+            raise InvalidInputError(
+                "expected a guidance other than 1 for prompts that have negative prompts, which "
+                "have no effect without it, got 1"
+            )
         if guidance == 1.0 and self.options.negative_prompt is not None:
             raise InvalidInputError(
                 "expected a guidance other than 1 with the model option negative_prompt="
@@ -340,14 +365,15 @@ class DiffusionModel:
             )
 
     def _check_resolution(self) -> None:
-        asked = self.options.resolution
+        options = self.options
         cell = self.decoder.upscaling * self._architecture.patch_size(self._config)
         largest = self._architecture.largest_latent(self._config) * self.decoder.upscaling
-        for size in self.image_shape[1:]:
-            if size % cell or size > largest or (asked or size) != size:
+        asked = (options.height or options.resolution, options.width or options.resolution)
+        for pixels, size in zip(asked, self.image_shape[1:], strict=True):
+            if size % cell or size > largest or not size or (pixels or size) != size:
                 raise InvalidInputError(
-                    f"expected a resolution of model {self.name!r} that is a multiple of {cell} "
-                    f"pixels"
+                    f"expected a height and a width of images of model {self.name!r} that are "
+                    f"multiples of {cell} pixels"
                     + (f" up to {largest:g}" if largest < math.inf else "")
-                    + f", got {asked or self.image_shape[1:]}"
+                    + f", got {pixels or size}"
                 )

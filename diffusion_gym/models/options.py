@@ -1,6 +1,8 @@
 """How a model is to be loaded, beyond its name, device and precision."""
 
 import dataclasses
+import math
+import numbers
 import operator
 import os
 from collections.abc import Mapping
@@ -9,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from diffusion_gym.errors import InvalidInputError, shown, unknown_name
+from diffusion_gym.parsing import as_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +26,18 @@ class ModelOptions:
             folder of the same kind of model, of which only the small files are needed.
         resolution: Height and width of the images in pixels; None is what the checkpoint was made
             for.
+        height: Height alone, for images that are not square; in the place of ``resolution``.
+        width: Width alone, likewise.
+        vae: Another image decoder than the checkpoint's own: a folder or a hub id of a VAE, or of
+            a model that has one, or a single .safetensors file, which is read with the
+            configuration of the checkpoint's own VAE. Scaling and shift of latents are those of
+            the configuration.
+        lora_weights: LoRA weights that diffusers can load (its own, peft's or kohya's names): a
+            .safetensors file, a folder or hub id with one. They are fused into the weights of the
+            denoiser and the text encoders when these are loaded, so that **the base model is base
+            plus LoRA**, for training, for the KL divergence to it, and for exported adapters, which
+            belong on top of it.
+        lora_scale: What their update of the weights is multiplied with.
         vae_dtype: Precision of the image decoder; None is that of the other networks, but float32
             instead of float16 where the decoder's configuration says that float16 overflows.
         vae_slicing: Decode one image at a time, which takes less memory.
@@ -43,6 +58,11 @@ class ModelOptions:
     revision: str | None = None
     config: str | None = None
     resolution: int | None = None
+    height: int | None = None
+    width: int | None = None
+    vae: str | None = None
+    lora_weights: str | None = None
+    lora_scale: float = 1.0
     vae_dtype: str | None = None
     vae_slicing: bool = False
     vae_tiling: bool = False
@@ -68,6 +88,8 @@ class ModelOptions:
             if name not in _TYPES:
                 raise unknown_name("model option", name, _TYPES)
             expected = _TYPES[name]
+            if expected is float:
+                value = values[name] = _number(value)
             if type(value) is not expected and not (value is None and name in _NULLABLE):
                 raise InvalidInputError(
                     f"expected model option {name!r} to be of type {expected.__name__}, "
@@ -77,6 +99,10 @@ class ModelOptions:
             if isinstance(value, int) and expected is int and value < least:
                 raise InvalidInputError(
                     f"expected model option {name!r} above {least - 1}, got {shown(value)}"
+                )
+            if isinstance(value, float) and (value == 0 or not math.isfinite(value)):
+                raise InvalidInputError(
+                    f"expected model option {name!r} to be finite and not 0, got {shown(value)}"
                 )
             if isinstance(value, str) and not _is_text(value):
                 raise InvalidInputError(
@@ -89,7 +115,28 @@ class ModelOptions:
                 raise InvalidInputError(
                     f"expected model option {name!r} up to {_LONGEST[name]}, got {shown(value)}"
                 )
-        return cls(**values)
+        parsed = cls(**values)
+        parsed._check_together()
+        return parsed
+
+    def _check_together(self) -> None:
+        """Checks that no option overrules another, or has no effect without another."""
+        if self.resolution is not None and (self.height, self.width) != (None, None):
+            raise InvalidInputError(
+                "expected the model option 'resolution', or 'height' and 'width', got "
+                f"resolution={self.resolution} beside height={self.height}, width={self.width}"
+            )
+        if self.lora_weights is None:
+            self.refuse(("lora_scale",), "for LoRA weights (lora_weights)")
+
+    def absolute(self) -> dict[str, str]:
+        """The options that are paths of what is here, as absolute paths, by their names."""
+        paths = {}
+        for name in ("config", "vae", "lora_weights"):
+            value = getattr(self, name)
+            if value is not None and (path := as_path(f"model option {name!r}", value)).exists():
+                paths[name] = os.path.abspath(path)
+        return paths
 
     def refuse(self, names: tuple[str, ...], why: str) -> None:
         """Refuses options that would have no effect.
@@ -125,11 +172,20 @@ def _plain(value: Any) -> Any:
         return value
 
 
+def _number(value: Any) -> Any:
+    """A real number as Python's float; anything else as it is."""
+    try:
+        real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        return float(value) if real else value
+    except OverflowError:  # an integer beyond the largest float
+        return value
+
+
 #: Tokens that Stable Diffusion 3's T5 reads at most, as in diffusers' pipeline; and pixels of a
 #: side that no decoder comes near.
-_LONGEST = {"max_sequence_length": 512, "resolution": 2**16}
+_LONGEST = {"max_sequence_length": 512, "resolution": 2**16, "height": 2**16, "width": 2**16}
 _LEAST = {"clip_skip": 0}
 _NULLABLE = tuple(f.name for f in dataclasses.fields(ModelOptions) if f.default is None)
 _TYPES: dict[str, type] = {
     f.name: str if f.default is None else type(f.default) for f in dataclasses.fields(ModelOptions)
-} | {"resolution": int}
+} | dict.fromkeys(("resolution", "height", "width"), int)

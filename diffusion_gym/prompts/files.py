@@ -18,8 +18,9 @@ annotations do, counts once. Whether a key or column begins with a capital does 
 ``.txt`` file of several prompts a line that begins with "# ", or is "#" alone, is a comment ("#1
 fan" is a prompt; one that begins with "# " can stand in the other formats).
 
-Only prompts are used. Other columns and keys, such as a category, are named in one warning; a
-file with negative prompts is refused, as its pictures would be other ones than it asks for.
+A key or column "negative_prompt" is what guidance leads away from in the images of that prompt;
+where it is empty, the prompt has nothing of its own. Other columns and keys, such as a category,
+are not used, and named in one warning.
 """
 
 import csv
@@ -27,11 +28,11 @@ import io
 import json
 import re
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from diffusion_gym.errors import InvalidInputError, first_line, one_line
+from diffusion_gym.errors import InvalidInputError, first_line, one_line, shown
 from diffusion_gym.parsing import parse
 from diffusion_gym.prompts.prompt_set import SPLITS
 
@@ -50,26 +51,35 @@ class Content(NamedTuple):
 
     Attributes:
         parts: Its prompts.
-        others: The columns or keys beside them.
+        negative_prompts: Those of the prompts that have one, by the prompts.
+        others: The columns or keys that are not used.
     """
 
     parts: Parts
+    negative_prompts: dict[str, str]
     others: tuple[str, ...] = ()
 
 
-def read_prompt_file(file: Path) -> Parts:
+class Item(NamedTuple):
+    """One prompt of a file, with its negative prompt; "" where it has none."""
+
+    prompt: str
+    negative: str = ""
+
+
+def read_prompt_file(file: Path) -> Content:
     """Reads the prompts of a file; its suffix says which format it has.
 
     Returns:
-        The prompts of each part, without repetitions.
+        The prompts of each part, without repetitions, and their negative prompts.
 
     Raises:
         InvalidInputError: The file does not exist or cannot be read, its content is not of its
-            format, or it has negative prompts.
+            format, or it has one prompt with different negative prompts.
     """
     text = _text(file)
     try:
-        parts, others = READERS[file.suffix.lower()](text)
+        parts, negatives, others = READERS[file.suffix.lower()](text)
     except InvalidInputError as error:
         raise InvalidInputError(f"the prompt file {file} {error}") from error
     if others:
@@ -77,7 +87,21 @@ def read_prompt_file(file: Path) -> Parts:
             f"the prompt file {file}: only its prompts are used, not {one_line(', '.join(others))}",
             stacklevel=2,
         )
-    return {split: tuple(dict.fromkeys(texts)) for split, texts in parts.items()}
+    unique = {split: tuple(dict.fromkeys(texts)) for split, texts in parts.items()}
+    return Content(unique, negatives, others)
+
+
+def read_prompt_list(items: Sequence[Any]) -> Content:
+    """Reads prompts that are texts, or objects as in a ``.json`` file.
+
+    Returns:
+        The prompts, as often as they are there, and their negative prompts.
+
+    Raises:
+        InvalidInputError: An item is neither, or one prompt has different negative prompts.
+    """
+    read, others = _items(list(enumerate(items, start=1)), "item")
+    return _content({"train": read}, others)
 
 
 def read_prompt_folder(folder: Path) -> Parts:
@@ -149,7 +173,24 @@ class _StrictCommas(csv.excel):
 def _lines(text: str) -> Content:
     lines = (line.strip() for line in text.splitlines())
     prompts = tuple(line for line in lines if line and line != "#" and not line.startswith("# "))
-    return Content({"train": prompts})
+    return _content({"train": [Item(prompt) for prompt in prompts]})
+
+
+def _content(parts: Mapping[str, Sequence[Item]], others: tuple[str, ...] = ()) -> Content:
+    """The prompts of all parts, and their negative prompts."""
+    negatives: dict[str, str] = {}
+    for prompt, negative in (item for items in parts.values() for item in items):
+        known = negatives.setdefault(prompt, negative)
+        if known != negative:
+            raise InvalidInputError(
+                f"has the prompt {shown(prompt, 80)} with different negative prompts, "
+                f"{shown(known, 80)} and {shown(negative, 80)}: expected one"
+            )
+    return Content(
+        {split: tuple(item.prompt for item in items) for split, items in parts.items()},
+        {prompt: negative for prompt, negative in negatives.items() if negative},
+        others,
+    )
 
 
 def _json(text: str) -> Content:
@@ -162,17 +203,17 @@ def _json(text: str) -> Content:
             f"any, 'held_out', got {text[:80]!r}"
         )
     read = {
-        split: _prompts(list(enumerate(items, start=1)), "item") for split, items in parts.items()
+        split: _items(list(enumerate(items, start=1)), "item") for split, items in parts.items()
     }
     others = dict.fromkeys(name for _, names in read.values() for name in names)
-    return Content({split: prompts for split, (prompts, _) in read.items()}, tuple(others))
+    return _content({split: prompts for split, (prompts, _) in read.items()}, tuple(others))
 
 
 def _json_lines(text: str) -> Content:
     numbered = enumerate(text.split("\n"), start=1)  # texts may hold other line separators
     items = [(n, _parsed(line, f"JSON in line {n}")) for n, line in numbered if line.strip()]
-    prompts, others = _prompts(items, "line")
-    return Content({"train": prompts}, others)
+    prompts, others = _items(items, "line")
+    return _content({"train": prompts}, others)
 
 
 def _table(text: str, dialect: type[csv.Dialect]) -> Content:
@@ -188,15 +229,14 @@ def _table(text: str, dialect: type[csv.Dialect]) -> Content:
             )
         for row in rows:
             prompt = (row[column] or "").strip()
-            negative = [row[name] for name in columns if _is_negative(name)]
-            _refuse_negative(negative, f"line {line + 1}")
+            cells = {name: row[name] for name in columns}
             if not prompt and any(row.values()):
                 raise InvalidInputError(
                     f"must hold a prompt in every row, got an empty cell in column {column!r} in "
                     f"line {line + 1}"
                 )
             if prompt:
-                prompts.append(prompt)
+                prompts.append(Item(prompt, _negative(cells, f"line {line + 1}")))
             line = rows.line_num
     except csv.Error as error:
         raise InvalidInputError(
@@ -204,7 +244,7 @@ def _table(text: str, dialect: type[csv.Dialect]) -> Content:
             "quotation mark not closed?)"
         ) from error
     others = tuple(name for name in columns if name != column and not _is_negative(name))
-    return Content({"train": tuple(prompts)}, others)
+    return _content({"train": prompts}, others)
 
 
 def _parsed(text: str, what: str) -> Any:
@@ -214,30 +254,27 @@ def _parsed(text: str, what: str) -> Any:
         raise InvalidInputError(f"is not valid {what}: {error}") from error
 
 
-def _prompts(
-    items: Sequence[tuple[int, Any]], what: str
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _items(items: Sequence[tuple[int, Any]], what: str) -> tuple[tuple[Item, ...], tuple[str, ...]]:
     """The prompts of numbered texts or objects that have one, and the objects' other keys."""
-    prompts = tuple(_prompt(item, f"{what} {number}") for number, item in items)
-    objects = [item for _, item in items if isinstance(item, dict)]
+    prompts = tuple(_item(item, f"{what} {number}") for number, item in items)
+    objects = [item for _, item in items if isinstance(item, Mapping)]
     others = dict.fromkeys(name for item in objects for name in item)
     used = {_key(item) for item in objects}
     return prompts, tuple(name for name in others if name not in used and not _is_negative(name))
 
 
-def _prompt(item: Any, where: str) -> str:
-    key = _key(item) if isinstance(item, dict) else None
+def _item(item: Any, where: str) -> Item:
+    named = isinstance(item, Mapping) and all(isinstance(name, str) for name in item)
+    key = _key(item) if named else None
     text = item if key is None else item[key]
     if not isinstance(text, str):
         raise InvalidInputError(
             f"must hold a list of prompts, as texts or as objects with one of the keys "
-            f"{', '.join(KEYS)}, got in {where} {json.dumps(item)[:80]}"
+            f"{', '.join(KEYS)}, got in {where} {shown(item, 80)}"
         )
     if not text.strip():
         raise InvalidInputError(f"must hold prompts that are not empty, got in {where} {text!r}")
-    if isinstance(item, dict):
-        _refuse_negative([value for name, value in item.items() if _is_negative(name)], where)
-    return text
+    return Item(text, _negative(item, where) if named else "")
 
 
 def _key(names: Iterable[str]) -> str | None:
@@ -250,15 +287,14 @@ def _is_negative(name: str) -> bool:
     return name.strip().lower() in NEGATIVE
 
 
-def _refuse_negative(values: Iterable[Any], where: str) -> None:
-    """Refuses negative prompts; a column of them that is empty does not matter."""
-    for value in values:
-        if value:
-            raise InvalidInputError(
-                f"has a negative prompt, {one_line(str(value), 80)!r} in {where}: negative prompts "
-                "are not supported, and without them the pictures are other ones; remove them to "
-                "use the prompts alone"
-            )
+def _negative(values: Mapping[str, Any], where: str) -> str:
+    """The negative prompt among the values of an object or a row; "" where there is none."""
+    given = [value for name, value in values.items() if _is_negative(name) and value is not None]
+    if not all(isinstance(value, str) for value in given) or len(given) > 1:
+        raise InvalidInputError(
+            f"must hold a text as a negative prompt, got in {where} {shown(given, 80)}"
+        )
+    return given[0].strip() if given else ""
 
 
 READERS: dict[str, Callable[[str], Content]] = {

@@ -2,13 +2,19 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence, Set
+from typing import Any
 
 from diffusion_gym.errors import InvalidInputError, shown, unknown_name
 from diffusion_gym.parsing import as_path
 from diffusion_gym.prompts.animals import animals, imagenet_animals
 from diffusion_gym.prompts.b2_templates import b2_activities, b2_colours, b2_relations
 from diffusion_gym.prompts.emoji import emoji_captions, emoji_objects
-from diffusion_gym.prompts.files import READERS, read_prompt_file, read_prompt_folder
+from diffusion_gym.prompts.files import (
+    READERS,
+    read_prompt_file,
+    read_prompt_folder,
+    read_prompt_list,
+)
 from diffusion_gym.prompts.prompt_set import SPLITS, PromptList, PromptSet
 
 BUILT_IN: Mapping[str, Callable[[], PromptSet]] = {
@@ -27,15 +33,18 @@ def prompt_set_names() -> tuple[str, ...]:
     return tuple(sorted(BUILT_IN))
 
 
-def load_prompts(spec: str | os.PathLike[str] | Sequence[str]) -> PromptList:
+def load_prompts(
+    spec: str | os.PathLike[str] | Sequence[str | Mapping[str, str]],
+) -> PromptList:
     """Loads prompts.
 
     Args:
         spec: The name of a built-in set; or the path of a file, or of a folder, of one of the
-            formats that `diffusion_gym.prompts.files` describes; or the prompts themselves. After a
-            name or a path, ":train" (the default) or ":held_out" chooses the part. All prompts of a
-            file are its part "train", except for a ``.json`` file that holds both parts by name. A
-            path may begin with "~".
+            formats that `diffusion_gym.prompts.files` describes; or the prompts themselves, as
+            texts or as ``{"prompt": …, "negative_prompt": …}``. After a name or a path, ":train"
+            (the default) or ":held_out" chooses the part. All prompts of a file are its part
+            "train", except for a ``.json`` file that holds both parts by name. A path may begin
+            with "~".
 
     Raises:
         InvalidInputError: The set or file does not exist, does not have that part, or does not
@@ -45,7 +54,8 @@ def load_prompts(spec: str | os.PathLike[str] | Sequence[str]) -> PromptList:
         spec = os.fspath(spec)
     if not isinstance(spec, str):
         try:
-            texts = None if isinstance(spec, Mapping | Set | bytes) else tuple(spec)
+            bad = isinstance(spec, Mapping | Set | bytes)
+            texts: tuple[Any, ...] | None = None if bad else tuple(spec)
         except TypeError:  # nothing to iterate over
             texts = None
         if texts is None:
@@ -53,7 +63,7 @@ def load_prompts(spec: str | os.PathLike[str] | Sequence[str]) -> PromptList:
                 "expected prompts as a list of texts, the name of a built-in set or the path of a "
                 f"file, got {type(spec).__name__}: {shown(spec, 80)}"
             )
-        return PromptList("list", texts)
+        return _listed(texts)
     source, colon, split = spec.rpartition(":")
     if not colon or split not in SPLITS:
         source, split = spec, SPLITS[0]
@@ -61,9 +71,12 @@ def load_prompts(spec: str | os.PathLike[str] | Sequence[str]) -> PromptList:
         return BUILT_IN[source]().split(split)
     file = as_path("prompts", source)
     if file.is_dir():
-        return PromptSet(source, **read_prompt_folder(file)).split(split)
+        return PromptSet(source, read_prompt_folder(file)["train"]).split(split)
     if file.suffix.lower() in READERS:
-        return PromptSet(source, **read_prompt_file(file)).split(split)
+        content = read_prompt_file(file)
+        held_out = content.parts.get("held_out", ())
+        negatives = content.negative_prompts
+        return PromptSet(source, content.parts["train"], held_out, negatives).split(split)
     parts = ", ".join(f"{name}[:held_out]" for name in prompt_set_names())
     suffixes = ", ".join(READERS)
     raise unknown_name(
@@ -75,3 +88,17 @@ def load_prompts(spec: str | os.PathLike[str] | Sequence[str]) -> PromptList:
             "or a list of texts",
         ],
     )
+
+
+def _listed(items: tuple[Any, ...]) -> PromptList:
+    """Prompts that are texts, or some of them objects with a negative prompt."""
+    if not any(isinstance(item, Mapping) for item in items):
+        return PromptList("list", items)
+    try:
+        parts, negatives, others = read_prompt_list(items)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"the list of prompts {error}") from error
+    if others:
+        raise unknown_name("key of a prompt", others[0], ["prompt", "negative_prompt"])
+    texts = parts["train"]
+    return PromptList("list", texts, tuple(map(negatives.get, texts)) if negatives else ())

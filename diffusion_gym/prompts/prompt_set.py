@@ -3,8 +3,8 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import overload
 
 from diffusion_gym.errors import InvalidInputError, shown
@@ -20,14 +20,18 @@ class PromptList(Sequence[str]):
     Attributes:
         name: Where it comes from, for logs and files.
         texts: The prompts.
+        negative_prompts: What guidance leads away from in the images of each prompt, None where it
+            has nothing of its own; empty where no prompt has.
 
     Raises:
         InvalidInputError: There is no prompt, or one is empty, no text, not made of characters
-            (NUL, or half of a surrogate pair), or there twice.
+            (NUL, or half of a surrogate pair), or there twice; or there is not one negative prompt
+            for each.
     """
 
     name: str
     texts: tuple[str, ...]
+    negative_prompts: tuple[str | None, ...] = ()
 
     def __post_init__(self) -> None:
         """Checks the texts."""
@@ -39,21 +43,32 @@ class PromptList(Sequence[str]):
                     f"{self.name}: prompt {position} must be a text that is not empty, got "
                     f"{_shown(text)}"
                 )
-            if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
-                raise InvalidInputError(
-                    f"{self.name}: prompt {position} must be made of characters, got NUL or half "
-                    f"of a surrogate pair in {_shown(text)}"
-                )
+            self._check_characters(f"prompt {position}", text)
+        for position, negative in enumerate(self.negative_prompts):
+            self._check_characters(f"negative prompt {position}", negative or "")
+        if len(self.negative_prompts) not in (0, len(self.texts)):
+            raise InvalidInputError(
+                f"{self.name}: expected a negative prompt or None for each of {len(self.texts)} "
+                f"prompts, got {len(self.negative_prompts)}"
+            )
         twice = [text for text, times in Counter(self.texts).items() if times > 1]
         if twice:
             raise InvalidInputError(
                 f"{self.name}: prompts must differ, got {_some(twice)} twice or more"
             )
 
+    def _check_characters(self, what: str, text: str) -> None:
+        if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+            raise InvalidInputError(
+                f"{self.name}: {what} must be made of characters, got NUL or half "
+                f"of a surrogate pair in {_shown(text)}"
+            )
+
     @property
     def content_hash(self) -> str:
-        """SHA-256 of the texts and their order, as hexadecimal digits."""
-        return hashlib.sha256(json.dumps(self.texts).encode()).hexdigest()
+        """SHA-256 of the texts, their order, and negative prompts, as hexadecimal digits."""
+        content = [self.texts, self.negative_prompts] if self.negative_prompts else self.texts
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -74,6 +89,7 @@ class PromptSet:
         name: The set's name.
         train: Prompts for training.
         held_out: Prompts for testing; may be empty.
+        negative_prompts: Those of the prompts that have one, by the prompts.
 
     Raises:
         InvalidInputError: A prompt is in both.
@@ -82,6 +98,7 @@ class PromptSet:
     name: str
     train: tuple[str, ...]
     held_out: tuple[str, ...] = ()
+    negative_prompts: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Checks that nothing is tested that was trained."""
@@ -92,7 +109,8 @@ class PromptSet:
     def split(self, split: str) -> PromptList:
         """Returns one part, "train" or "held_out"."""
         texts = {"train": self.train, "held_out": self.held_out}
-        return PromptList(f"{self.name}:{split}", texts[split])
+        negatives = tuple(map(self.negative_prompts.get, texts[split]))
+        return PromptList(f"{self.name}:{split}", texts[split], negatives if any(negatives) else ())
 
 
 def _shown(text: object) -> str:

@@ -163,6 +163,9 @@ class B2DiffuRLReward(VectorShaping):
 
         # All rows end together: then branches are selected, and there is no next action to mark.
         episodes = finished_episodes(infos)
+        if position == base.schedule.num_steps:  # next-step autoreset: the next stage begins
+            observation, fresh = self._begin_stage()
+            return observation, rewards, terminations, truncations, infos | fresh
         if not len(episodes):
             return (
                 observation,

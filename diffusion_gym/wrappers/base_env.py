@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
 from diffusion_gym.envs.env import DiffusionT2IEnv
@@ -22,12 +23,19 @@ def num_rows(base: BaseEnv) -> int:
     return base.num_envs if isinstance(base, DiffusionT2IVectorEnv) else 1
 
 
+def resets_next(base: BaseEnv) -> bool:
+    """Whether a row whose episode has ended is reset by the next step."""
+    if not isinstance(base, DiffusionT2IVectorEnv):
+        return False
+    return base.autoreset_mode is AutoresetMode.NEXT_STEP
+
+
 def write_outcome(base: BaseEnv, infos: Infos, values: Mapping[str, Tensor], rows: Tensor) -> None:
     """Adds to what the infos tell of episodes that have just ended, in place.
 
     Args:
         base: The environment that the infos came from.
-        infos: A single environment's, or a vector environment's in either autoreset mode.
+        infos: A single environment's, or a vector environment's in any autoreset mode.
         values: What to add, ``[N, …]`` each.
         rows: Rows of the N episodes, on the environment's device.
     """

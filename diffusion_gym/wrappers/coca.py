@@ -22,7 +22,7 @@ from torch.nn.functional import cosine_similarity
 from diffusion_gym.envs.infos import FinishedEpisodes, Infos
 from diffusion_gym.errors import InvalidInputError, shown, unknown_name
 from diffusion_gym.wrappers.b2 import B2DiffuRLReward
-from diffusion_gym.wrappers.base_env import final_latents, num_rows
+from diffusion_gym.wrappers.base_env import final_latents, num_rows, resets_next
 from diffusion_gym.wrappers.credit import CreditReward
 from diffusion_gym.wrappers.hindsight import restrict_credit
 from diffusion_gym.wrappers.shaping import SingleShaping, VectorShaping, shapings
@@ -102,8 +102,9 @@ class CoCAReward(CreditReward):
         """Keeps what the final latent will be compared with."""
         base = self.base
         latents, index = base.latents, base.step_index
-        if (index == base.schedule.num_steps).any():
-            return  # the environment refuses the step, with its own words
+        ended = index == base.schedule.num_steps
+        if ended.all() or (ended.any() and not resets_next(base)):
+            return  # the environment only resets, or refuses the step with its own words
         seen = latents if self.similarity == "latent" else self._reported()
         self._memory.record(latents, index, seen)
 
@@ -186,9 +187,10 @@ class EpisodeMemory:
 
         Args:
             latents: x_i, ``[B, C, h, w]``; the environment never changes it in place.
-            step_index: i, ``[B]``.
+            step_index: i, ``[B]``; T in rows that make no step.
             values: What to keep, ``[B, C, h, w]``.
         """
+        step_index = step_index % self._values.shape[1]  # what such a row keeps is replaced later
         index = torch.from_numpy(step_index).to(self._rows.device)
         same = index == self._next
         if latents is not self._latents:

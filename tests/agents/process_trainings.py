@@ -69,12 +69,19 @@ def nft(env: Any) -> ImageAlgorithm:
     return make_nft(env, samples_per_prompt=8, batch_size=3, decay_rate=0.2, **ADAM)
 
 
+def negative(env: Any) -> ImageAlgorithm:
+    kwargs = {"guidance": 2.0, **ADAM["policy_kwargs"]}
+    return make_agent(env, samples_per_prompt=4, **(ADAM | {"policy_kwargs": kwargs}))
+
+
 KINDS: Mapping[str, Callable[[Any], ImageAlgorithm]] = {
     "sparse": sparse,
     "noise_aware": noise_aware,
     "branches": branches,
     "nft": nft,
+    "negative": negative,
 }
+NEGATIVES = [{"prompt": "a cat", "negative_prompt": "a dog"}, "a dog", "a fox"]
 RESUMED = ("branches", "nft")
 """Those whose wrapper, or agent, has a state of its own."""
 
@@ -97,7 +104,8 @@ class LastRow(KVWriter):
 
 def small_env(kind: str, processes: Processes) -> Any:
     """This process's part of an environment of `IMAGES` rows, with a smooth reward."""
-    options = {"eta": 0.0} if kind == "nft" else {}
+    kinds: dict[str, dict[str, Any]] = {"nft": {"eta": 0.0}, "negative": {"prompts": NEGATIVES}}
+    options = kinds.get(kind, {})
     return make_env(IMAGES // processes.count, reward="house_style", **options)
 
 

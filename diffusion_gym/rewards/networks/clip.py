@@ -63,7 +63,7 @@ def load_clip(
     processor: str | None = None,
     fit: Fit = resize,
     reward: str = "clip_score",
-    option: str = "pretrained",
+    option: str | None = "pretrained",
 ) -> Clip:
     """Loads a CLIP model; it is frozen, and shared while somebody holds it.
 
@@ -74,7 +74,7 @@ def load_clip(
         processor: Where the tokenizer and the pixels' statistics come from; None: from the source.
         fit: Brings images to the size of the network's input.
         reward: What needs the model, for messages.
-        option: Its option that names the source, for messages.
+        option: Its option that names the source, for messages; None: it is no reward.
 
     Raises:
         InvalidInputError: Unknown dtype.
@@ -135,7 +135,7 @@ _STATISTICS_FILES = ("processor_config.json", "preprocessor_config.json")
 
 
 def _pixel_statistics(
-    reward: str, option: str, source: Path
+    reward: str, option: str | None, source: Path
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Reads mean and standard deviation of the pixels that a CLIP model was trained on."""
     files = [source / name for name in _STATISTICS_FILES if (source / name).is_file()]

@@ -27,13 +27,13 @@ def check_batch_size(batch_size: int) -> int:
 
 
 def find_file(
-    reward: str, option: str, source: str, filename: str, *, whole_folder: bool = False
+    reward: str, option: str | None, source: str, filename: str, *, whole_folder: bool = False
 ) -> Path:
     """Finds a file of weights, downloading it where its source is a repository on the model hub.
 
     Args:
         reward: Whose weights they are, for messages.
-        option: The reward's option that names the source, for messages.
+        option: The reward's option that names the source, for messages; None: it is no reward's.
         source: The file itself, a folder that holds it, or the id of a repository on the hub.
         filename: Its name in a folder or repository.
         whole_folder: The source cannot be the file itself: its neighbours are needed too.
@@ -41,13 +41,15 @@ def find_file(
     Raises:
         ModelLoadError: It is not there.
     """
-    path = as_path(option, source)
+    path = as_path(option or reward, source)
     if path.is_file() and not whole_folder:
         return path
     if (path / filename).is_file():
         return path / filename
     advice = "a folder that holds it" if whole_folder else "its path, or a folder that holds it,"
-    advice = f'Give {advice} by reward_options={{"{reward}": {{"{option}": "/the/path"}}}}'
+    advice = f"Give {advice}"
+    if option is not None:
+        advice = f'{advice} by reward_options={{"{reward}": {{"{option}": "/the/path"}}}}'
     if path.exists():
         reason = f"the folder has no {filename}" if path.is_dir() else "it is not a folder"
     elif not is_hub_id(source):

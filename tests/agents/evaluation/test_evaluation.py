@@ -1,6 +1,7 @@
 import dataclasses
 import io
 import json
+import shutil
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from rich.console import Console
+from safetensors.torch import load_file, save_file
 from scipy import stats
 from small_agents import STEPS, make_agent, make_env
+from transformers import CLIPModel
 
 from agents.evaluation.evaluation import Evaluation, evaluate, mean, paired_difference
 from agents.evaluation.image_metrics import ImageMetrics
@@ -22,7 +25,9 @@ from agents.ppo import DiffusionPPO
 from agents.runs.builders import load_evaluation, make_image_metrics, save_evaluation
 from agents.runs.report import comparison, figures, print_comparison
 from agents.runs.run_folder import RunFolder
-from diffusion_gym.errors import InvalidInputError
+from diffusion_gym import reference_policy
+from diffusion_gym.emoji64 import emoji64_folder
+from diffusion_gym.errors import InvalidInputError, ModelLoadError
 from diffusion_gym.models import PromptEmbedding
 from diffusion_gym.prompts import load_prompts
 from diffusion_gym.rewards import RewardResult, make_reward, score
@@ -514,3 +519,45 @@ def test_a_batch_without_any_score_costs_its_own_figures(failing: tuple[str, ...
     assert result.failures() == (
         f"the reward could not be computed for {2 * scored.count(False)} of 6 images"
     )
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_the_reference_policy_is_evaluated_as_the_untrained_agent_is(guidance: float) -> None:
+    """From the same noise the same pictures, and no divergence from itself."""
+    env = make_env(4, prompts=["a cat", "a dog", "a bird"])
+    watched = make_image_metrics(env)
+    reference = reference_policy(env, guidance)
+    results = [
+        evaluate(policy, env, **COUNTS, image_metrics=watched)
+        for policy in (make_agent(policy_kwargs={"guidance": guidance}).policy, reference)
+    ]
+    agents, references = results
+    assert np.abs(agents.images.astype(int) - references.images).max() <= 1
+    np.testing.assert_allclose(agents.rewards, references.rewards, atol=0.02)
+    assert (references.metrics["kl_to_base"] == 0).all()
+    assert references.prompts == agents.prompts
+
+
+def test_diversity_by_a_clip_of_ones_own(env: Any, before: Evaluation, tmp_path: Path) -> None:
+    """Its distances are those of that CLIP's embeddings, by transformers' own model."""
+    folder = tmp_path / "clip"
+    shutil.copytree(emoji64_folder() / "clip", folder)
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    tensors["visual_projection.weight"] = tensors["visual_projection.weight"].flip(0) ** 3
+    save_file(tensors, file, metadata={"format": "pt"})
+    own = make_image_metrics(env, diversity_clip=str(folder))
+    found = own.diversity(before.images)["diversity/clip"]
+    assert np.abs(found - before.metrics["diversity/clip"]).min() > 1e-3
+
+    model = CLIPModel.from_pretrained(folder)
+    size = model.config.vision_config.image_size
+    pixels = torch.from_numpy(before.images).flatten(0, 1).permute(0, 3, 1, 2) / 255
+    assert pixels.shape[-1] == size
+    with torch.no_grad():
+        pooled = model.vision_model(pixel_values=2 * pixels - 1).pooler_output
+        embedded = model.visual_projection(pooled).view(*before.images.shape[:2], -1)
+    cosine = torch.cosine_similarity(embedded[:, 0], embedded[:, 1], dim=1)
+    np.testing.assert_allclose(found, 1 - cosine, atol=1e-4)
+    with pytest.raises(ModelLoadError, match=r"diversity_clip needs config.json, looked for at"):
+        make_image_metrics(env, diversity_clip="no-such-folder")

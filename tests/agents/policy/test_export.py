@@ -352,3 +352,44 @@ def test_export_replaces_what_was_there(tmp_path: Path) -> None:
     export(policy, folder)
     assert [file.name for file in folder.iterdir()] == ["pytorch_lora_weights.safetensors"]
     assert [entry.name for entry in tmp_path.iterdir()] == ["exported"]
+
+
+@pytest.mark.parametrize("kind", ["sd1", "sdxl", "sd3"])
+def test_an_export_on_top_of_lora_that_training_started_from(
+    kind: str, folder: Path, tmp_path: Path
+) -> None:
+    """The first is fused: base and KL are with it, and the second belongs on top of both."""
+    first = trained(folder, lora_rank=2, lora_alpha=6)
+    export(first, tmp_path / "first")
+    options = {"lora_weights": str(tmp_path / "first"), "lora_scale": 0.8}
+    env = model_env(folder, model_options=options)
+    agent = make_agent(
+        env,
+        learning_rate=1e-2,
+        n_epochs=3,
+        policy_kwargs={"guidance": GUIDANCE, "lora_rank": 3},
+    )
+    observation, _ = env.reset(seed=0)
+    conditions = agent.policy.conditions(observation)
+    before = agent.policy.transition(*conditions).mean
+    torch.testing.assert_close(before, agent.policy.base_transition(*conditions).mean)
+    agent.learn(2)
+    export(agent.policy, tmp_path / "second")
+    latents = noise(folder)
+    images = agent_images(agent.policy, folder, latents)
+
+    pipeline = load_pipeline(kind, folder)
+    plain = pipeline_images(pipeline, latents)
+    pipeline.load_lora_weights(tmp_path / "first", weight_name=LORA_FILE)
+    pipeline.fuse_lora(lora_scale=0.8)
+    pipeline.unload_lora_weights()
+    fused = pipeline_images(pipeline, latents)
+    pipeline.load_lora_weights(tmp_path / "second", weight_name=LORA_FILE)
+    expected = pipeline_images(pipeline, latents)
+    assert np.abs(images - expected).max() < TOLERANCE
+    assert np.abs(fused - plain).max() > 5 * TOLERANCE
+    assert np.abs(expected - fused).max() > 5 * TOLERANCE
+
+    # A run that goes on must start from the same LoRA.
+    other = model_env(folder, model_options={**options, "lora_scale": 0.7})
+    assert other.unwrapped.model.weights_hash != env.unwrapped.model.weights_hash

@@ -1,6 +1,7 @@
 """Gymnasium's own wrappers and vectorisers around the environments."""
 
 import functools
+import re
 
 import gymnasium
 import numpy as np
@@ -17,7 +18,9 @@ from gymnasium.wrappers import (
 from gymnasium.wrappers.vector import RecordEpisodeStatistics as RecordVectorStatistics
 from packaging.version import Version
 
+import diffusion_gym
 from diffusion_gym import finished_episodes, reference_policy
+from diffusion_gym.envs.infos import to_numpy
 
 T = 3
 
@@ -45,7 +48,9 @@ COUNTS_SAME_STEP = pytest.mark.skipif(
 )
 
 
-@pytest.mark.parametrize("mode", [pytest.param("SameStep", marks=COUNTS_SAME_STEP), "Disabled"])
+@pytest.mark.parametrize(
+    "mode", [pytest.param("SameStep", marks=COUNTS_SAME_STEP), "NextStep", "Disabled"]
+)
 def test_record_episode_statistics_of_vector_envs(mode):
     envs = RecordVectorStatistics(make_vec(autoreset_mode=mode))
     for episode in range(2):
@@ -53,6 +58,8 @@ def test_record_episode_statistics_of_vector_envs(mode):
             observation, _ = envs.reset(options={"reset_mask": np.ones(3, bool)})
         elif episode == 0:
             observation, _ = envs.reset(seed=0)
+        elif mode == "NextStep":
+            observation, *_ = envs.step(observation["latent"])
         for _ in range(T):
             observation, rewards, terminations, _, infos = envs.step(observation["latent"] * 0.9)
         assert terminations.all()
@@ -112,11 +119,67 @@ def collect(envs):
 @pytest.mark.parametrize("mode", ["SameStep", "NextStep"])
 def test_sync_vector_env(mode):
     collected = collect(SyncVectorEnv([make, make], autoreset_mode=mode))
-    if mode == "SameStep":
-        for one, other in zip(collected, collect(make_vec(2)), strict=True):
-            np.testing.assert_allclose(one, other, atol=1 if one.dtype == np.uint8 else 1e-5)
+    for one, other in zip(collected, collect(make_vec(2, autoreset_mode=mode)), strict=True):
+        np.testing.assert_allclose(one, other, atol=1 if one.dtype == np.uint8 else 1e-5)
     ends = [array.shape[0] for array in collected if array.ndim == 4 and array.shape[-1] == 3]
     assert 2 in ends
+
+
+def assert_same(one, other):
+    """Equal trees, but for images' rounding in batches of another size."""
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_same(one[key], other[key])
+    else:
+        assert one.dtype.kind == other.dtype.kind  # tensors of rewards are float32
+        assert one.shape == other.shape
+        atol = 1 if one.dtype == np.uint8 else 1e-5
+        np.testing.assert_allclose(one.astype(float), other.astype(float), atol=atol)
+
+
+@pytest.mark.parametrize("array_type", ["numpy", "torch"])
+def test_next_step_is_gymnasiums_own(array_type):
+    """Everything that is returned, with rows in step and, after a reset of some, out of step."""
+    theirs = SyncVectorEnv([make] * 3, autoreset_mode=AutoresetMode.NEXT_STEP)
+    ours = make_vec(3, autoreset_mode=AutoresetMode.NEXT_STEP, array_type=array_type)
+    assert ours.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
+    assert_same(theirs.reset(seed=4)[0], to_numpy(ours.reset(seed=4)[0]))
+    ends = []
+    for number in range(3 * T):
+        if number == T + 2:
+            for envs in (theirs, ours):
+                envs.reset(options={"reset_mask": np.array([False, True, False])})
+        observation = theirs._observations
+        actions = observation["latent"] * np.float32(0.9)
+        expected = theirs.step(actions)
+        waiting = ours.rows_to_reset
+        actions[waiting] = np.nan  # whose action counts for nothing
+        given = torch.from_numpy(actions) if array_type == "torch" else actions
+        found = [to_numpy(part) for part in ours.step(given)]
+        for one, other in zip(expected, found, strict=True):
+            assert_same(one, other)
+        assert not expected[1][waiting].any()
+        assert (ours.step_index[waiting] == 0).all()
+        ends.append(expected[2].tolist())
+    assert [True] * 3 in ends
+    assert [True, False, True] in ends
+    assert ours.images_scored == sum(sum(row) for row in ends)
+
+
+def test_a_policy_draws_through_the_ends_of_next_step():
+    """The reference policy acts on the last observation as on any other, and is not looked at."""
+    envs = make_vec(2, autoreset_mode="NextStep", array_type="torch", render_mode="rgb_array")
+    policy = reference_policy(envs)
+    observation, _ = envs.reset(seed=0)
+    for number in range(2 * T + 1):
+        observation, rewards, terminated, _, infos = envs.step(policy(observation)[0])
+        assert bool(terminated.all()) == (number % (T + 1) == T - 1)
+        assert bool(rewards.any()) == bool(terminated.all())
+        if terminated.all():
+            frames = np.stack(envs.render())
+            assert np.abs(frames.astype(int) - infos["image"].numpy()).max() <= 1
+    diffusion_gym.check_vector_env(envs)
 
 
 @pytest.mark.parametrize(("context", "workers"), [("fork", 2), ("spawn", 1)])
@@ -139,19 +202,20 @@ def unchanged(value):
     return value
 
 
-EITHER_MODE, EITHER_ARRAY = ("SameStep", "Disabled"), ("numpy", "torch")
+MODES, EITHER_ARRAY = ("SameStep", "NextStep", "Disabled"), ("numpy", "torch")
+NOT_SAME_STEP = MODES[1:]
 WRAPPERS = {
     "TransformObservation": (
         functools.partial(vector.TransformObservation, func=unchanged),
-        ("Disabled",),
+        NOT_SAME_STEP,
         EITHER_ARRAY,
     ),
     "FilterObservation": (
         functools.partial(vector.FilterObservation, filter_keys=["latent", "timestep"]),
-        ("Disabled",),
+        NOT_SAME_STEP,
         EITHER_ARRAY,
     ),
-    "FlattenObservation": (vector.FlattenObservation, ("Disabled",), EITHER_ARRAY),
+    "FlattenObservation": (vector.FlattenObservation, NOT_SAME_STEP, EITHER_ARRAY),
     "VectorizeTransformObservation": (
         functools.partial(
             vector.VectorizeTransformObservation,
@@ -159,26 +223,26 @@ WRAPPERS = {
             func=unchanged,
             observation_space=None,
         ),
-        ("Disabled",),
+        NOT_SAME_STEP,
         ("numpy",),
     ),
-    "RecordEpisodeStatistics": (RecordVectorStatistics, EITHER_MODE, ("numpy",)),
-    "DictInfoToList": (vector.DictInfoToList, EITHER_MODE, ("numpy",)),
-    "NormalizeReward": (vector.NormalizeReward, EITHER_MODE, ("numpy",)),
+    "RecordEpisodeStatistics": (RecordVectorStatistics, MODES, ("numpy",)),
+    "DictInfoToList": (vector.DictInfoToList, MODES, ("numpy",)),
+    "NormalizeReward": (vector.NormalizeReward, MODES, ("numpy",)),
     "TransformAction": (
         functools.partial(vector.TransformAction, func=unchanged),
-        EITHER_MODE,
+        MODES,
         EITHER_ARRAY,
     ),
-    "ClipAction": (vector.ClipAction, EITHER_MODE, EITHER_ARRAY),
+    "ClipAction": (vector.ClipAction, MODES, EITHER_ARRAY),
     "TransformReward": (
         functools.partial(vector.TransformReward, func=unchanged),
-        EITHER_MODE,
+        MODES,
         EITHER_ARRAY,
     ),
     "ClipReward": (
         functools.partial(vector.ClipReward, min_reward=-1, max_reward=1),
-        EITHER_MODE,
+        MODES,
         EITHER_ARRAY,
     ),
 }
@@ -199,13 +263,15 @@ def run_wrapped(wrap, mode, array_type):
         assert terminated.all()
         if mode == "Disabled":
             wrapped.reset(options={"reset_mask": np.ones(2, bool)})
+        elif mode == "NextStep":
+            wrapped.step(torch.from_numpy(action) if array_type == "torch" else action)
     envs.close()
 
 
 @pytest.mark.filterwarnings("ignore:.*has all its values")
 @pytest.mark.parametrize("name", WRAPPERS)
 @pytest.mark.parametrize("array_type", EITHER_ARRAY)
-@pytest.mark.parametrize("mode", EITHER_MODE)
+@pytest.mark.parametrize("mode", MODES)
 def test_which_mode_and_array_type_each_vector_wrapper_needs(name, mode, array_type):
     wrap, modes, array_types = WRAPPERS[name]
     if mode not in modes:
@@ -221,14 +287,14 @@ def test_which_mode_and_array_type_each_vector_wrapper_needs(name, mode, array_t
 def test_the_docstring_has_this_table():
     documented = {}
     for line in make_vec(1).unwrapped.__doc__.splitlines():
-        mode, _, rest = line.strip().partition(" ")
-        array_type, _, names = rest.strip().partition(" ")
-        if mode in ('"Disabled"', "either"):
-            documented |= dict.fromkeys(names.strip().split(", "), (mode, array_type))
+        found = re.fullmatch(r'(not "SameStep"|any) +(either|"numpy") +(.+)', line.strip())
+        if found:
+            documented |= dict.fromkeys(found[3].split(", "), (found[1], found[2]))
 
-    def word(needs):
-        return "either" if len(needs) == 2 else f'"{needs[0]}"'
+    def words(modes, array_types):
+        mode = {MODES: "any", NOT_SAME_STEP: 'not "SameStep"'}[modes]
+        return mode, "either" if len(array_types) == 2 else f'"{array_types[0]}"'
 
     assert documented == {
-        name: (word(modes), word(array_types)) for name, (_, modes, array_types) in WRAPPERS.items()
+        name: words(modes, array_types) for name, (_, modes, array_types) in WRAPPERS.items()
     }

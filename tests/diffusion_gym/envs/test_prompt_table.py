@@ -79,7 +79,7 @@ def test_the_file_holds_pooled_embeddings_too_and_is_gone_with_its_user(tmp_path
     made = {text: PromptEmbedding(draw((1, 3, 4)), draw((1, 5))) for text in "abc"}
     file = EmbeddingFile("abc", made.__getitem__)
     for number in (2, 0, 1, 2):
-        read, expected = file.read(number), made["abc"[number]]
+        read, expected = file.read("abc"[number]), made["abc"[number]]
         assert torch.equal(read.tokens, expected.tokens)
         assert torch.equal(read.pooled, expected.pooled)
     assert os.fstat(file._file.fileno()).st_size == 3 * 4 * (12 + 5)

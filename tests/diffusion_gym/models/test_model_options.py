@@ -368,9 +368,9 @@ def test_another_resolution(request, kind):
 @pytest.mark.parametrize(
     ("kind", "resolution", "message"),
     [
-        ("sd1", 33, "a multiple of 4 pixels, got 33"),
-        ("sd3", 36, "a multiple of 8 pixels up to 64, got 36"),
-        ("sd3", 72, "a multiple of 8 pixels up to 64, got 72"),
+        ("sd1", 33, "multiples of 4 pixels, got 33"),
+        ("sd3", 36, "multiples of 8 pixels up to 64, got 36"),
+        ("sd3", 72, "multiples of 8 pixels up to 64, got 72"),
     ],
 )
 def test_a_resolution_that_cannot_be(request, kind, resolution, message):

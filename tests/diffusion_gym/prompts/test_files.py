@@ -3,6 +3,7 @@
 import json
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -175,10 +176,21 @@ def test_standard_files(tmp_path: Path, name: str, content: str, texts: list[str
         ("p.json", "[" * 200_000, "is not valid JSON: it is nested too deeply"),
         ("p.jsonl", '"a cat"\n' + "[" * 200_000, "is not valid JSON in line 2: it is nested too"),
         ("p.jsonl", '"a cat"\n\n""\n', "prompts that are not empty, got in line 3 ''"),
-        ("p.csv", "prompt,negative_prompt\na cat,dog\n", "negative prompt, 'dog' in line 2"),
-        ("p.tsv", "Prompt\tNegative Prompt\na\t\nb\tdog\n", "negative prompt, 'dog' in line 3"),
-        ("p.jsonl", '{"prompt": "a", "negative_prompt": "dog"}', "prompt, 'dog' in line 1"),
-        ("p.json", '[{"prompt": "a", "negative_prompt": "dog"}]', "prompt, 'dog' in item 1"),
+        ("p.csv", "prompt,negative_prompt\na,dog\na,\n", "'a' with different .*'dog' and ''"),
+        ("p.tsv", "Prompt\tNegative Prompt\na\tx\na\ty\n", "different negative .*'x' and 'y'"),
+        ("p.jsonl", '{"prompt": "a", "negative_prompt": ["x"]}', r"got in line 1 \[\['x'\]\]"),
+        ("p.json", '[{"prompt": "a", "negative_prompt": 3}]', r"got in item 1 \[3\]"),
+        (
+            "p.csv",
+            "prompt,negative prompt,negative_prompt\na,x,y\n",
+            r"a text as a negative prompt, got in line 2 \['x', 'y'\]",
+        ),
+        (
+            "p.json",
+            '{"train": [{"prompt": "a", "negative_prompt": "x"}], "held_out": ["a"]}',
+            "'a' with different negative prompts",
+        ),
+        ("p.json", '[{"prompt": "a", "negative_prompt": "\\ud83d"}]', "negative prompt 0 must be"),
         ("p.jsonl", '{"prompt": "a cat"}\n{"prompt": \n', "not valid JSON in line 2"),
         ("p.jsonl", '{"tag": "counting"}\n', "one of the keys .* got in line 1 .*counting"),
         ("p.json", '[{"prompt": 3}]', "got in item 1"),
@@ -256,3 +268,54 @@ def test_other_suffixes_are_no_prompt_files(tmp_path: Path) -> None:
     file.write_text("- a cat\n")
     with pytest.raises(InvalidInputError, match=r"unknown prompt set .*\.txt, \.json, \.jsonl"):
         load_prompts(str(file))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("p.csv", "prompt,negative_prompt\na cat,\na dog, blurry\n"),
+        ("p.tsv", "Prompt\tNegative Prompt\na cat\t\na dog\tblurry\n"),
+        (
+            "p.jsonl",
+            '{"prompt": "a cat", "negative_prompt": null}\n'
+            '{"negative_prompts": "blurry", "text": "a dog"}\n',
+        ),
+        ("p.json", '["a cat", {"prompt": "a dog", "negative_prompt": "blurry"}]'),
+        (
+            "p.json",
+            '{"train": ["a cat", {"prompt": "a dog", "negative_prompt": "blurry"}], "held_out": '
+            '[{"prompt": "a gnu", "negative_prompt": "x"}]}',
+        ),
+    ],
+)
+def test_negative_prompts(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    prompts = load_prompts(tmp_path / name)
+    assert prompts.texts == ("a cat", "a dog")
+    assert prompts.negative_prompts == (None, "blurry")
+    assert prompts.content_hash != load_prompts(["a cat", "a dog"]).content_hash
+    if "held_out" in content:
+        assert load_prompts(f"{tmp_path / name}:held_out").negative_prompts == ("x",)
+
+
+def test_a_list_may_have_negative_prompts() -> None:
+    listed = ["a cat", {"prompt": "a dog", "negative_prompt": "blurry"}]
+    prompts = load_prompts(listed)
+    assert (prompts.texts, prompts.negative_prompts) == (("a cat", "a dog"), (None, "blurry"))
+    assert load_prompts([{"prompt": "a cat"}]) == load_prompts(["a cat"])
+
+
+@pytest.mark.parametrize(
+    ("listed", "message"),
+    [
+        ([{"prompt": "a", "seed": 3}], "unknown key of a prompt 'seed'"),
+        ([{"negative_prompt": "a"}], "the list of prompts must hold .* got in item 1"),
+        ([{"prompt": "a"}, 3], "got in item 2 3"),
+        ([{"prompt": "a"}, "a"], "prompts must differ"),
+        ([{1: "a"}], "got in item 1"),
+        ([{"prompt": "a", "negative_prompt": 3}], "a text as a negative prompt"),
+    ],
+)
+def test_lists_that_are_none_of_prompts(listed: list[Any], message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        load_prompts(listed)

@@ -8,9 +8,9 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorWrapper
 from gymnasium.wrappers import RecordEpisodeStatistics
 from gymnasium.wrappers.vector import RecordEpisodeStatistics as RecordVectorStatistics
-from small_episodes import T, episode, make, make_vec
+from small_episodes import T, actions_for, episode, make, make_vec
 
-from diffusion_gym import check_vector_env
+from diffusion_gym import check_vector_env, finished_episodes
 from diffusion_gym.errors import InvalidInputError
 from diffusion_gym.wrappers import (
     B2DiffuRLReward,
@@ -203,3 +203,67 @@ def test_other_environments_are_refused():
         UniformCreditReward("DiffusionT2I-v0")
     with pytest.raises(InvalidInputError, match="UniformCreditReward cannot lie around CoCAReward"):
         UniformCreditReward(coca(make()))
+
+
+@pytest.mark.parametrize("name", STACKS)
+def test_next_step_gives_what_same_step_gives(name):
+    """Two episodes with the same actions, between which next-step autoreset has a step more."""
+    told = {}
+    for mode in (AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP):
+        envs = STACKS[name](make_vec(4, autoreset_mode=mode))
+        observation, _ = envs.reset(seed=0)
+        rng, told[mode] = np.random.default_rng(0), []
+        for number in range(2):
+            if number and mode is AutoresetMode.NEXT_STEP:
+                observation, rewards, terminated, _, infos = envs.step(observation["latent"])
+                assert not rewards.any()
+                assert not terminated.any()
+                assert not len(finished_episodes(infos))
+            for _ in range(T):
+                envs.unwrapped.report(actions_for(observation["latent"], rng, 1.0))
+                action = actions_for(observation["latent"], rng)
+                observation, _, _, _, infos = envs.step(action)
+            episodes = finished_episodes(infos)
+            assert len(episodes) == 4
+            known = hindsight(episodes, T)
+            told[mode] += [known.credit, known.step_weight, known.step_mask, episodes.image]
+            told[mode] += [episodes.extras[key] for key in sorted(episodes.extras)]
+    for same, following in zip(*told.values(), strict=True):
+        assert torch.equal(same, following)
+
+
+@pytest.mark.parametrize("similarity", ["latent", "predicted_clean"])
+def test_coca_in_next_step_with_rows_out_of_step(similarity):
+    """Every row's credit is that of an environment whose rows go together."""
+    rng = np.random.default_rng(0)
+    noise = rng.standard_normal((2, T, 2, *make().action_space.shape), dtype=np.float32)
+    shift = {AutoresetMode.NEXT_STEP: 2, AutoresetMode.SAME_STEP: 0}
+    credits = {}
+    for mode, late in shift.items():
+        envs = CoCAReward(make_vec(2, autoreset_mode=mode), windows=T, similarity=similarity)
+        envs.reset(seed=0)
+        if late:  # the second row starts anew, two steps after the first
+            start = envs.unwrapped.get_state()
+            for number in range(late):
+                report, action = torch.from_numpy(noise[:, number])
+                envs.unwrapped.report(report)
+                envs.step(action)
+            state = envs.unwrapped.get_state()
+            state.latents[1], state.step_index[1] = start.latents[1], 0
+            envs.unwrapped.set_state(state, restore_rng=False)
+        credits[mode] = {}
+        while len(credits[mode]) < 2:
+            index = envs.unwrapped.step_index
+            rows = [(int(i) % T, row) for row, i in enumerate(index)]
+            report, action = (
+                torch.from_numpy(np.stack([kind[i, row] for i, row in rows])) for kind in noise
+            )
+            envs.unwrapped.report(report)
+            *_, infos = envs.step(action)
+            episodes = finished_episodes(infos)
+            written = episodes.extras.get("credit", ())
+            for row, credit in zip(episodes.rows.tolist(), written, strict=True):
+                credits[mode].setdefault(row, credit)
+    same, following = (credits[mode] for mode in reversed(shift))
+    for row in range(2):
+        torch.testing.assert_close(following[row], same[row])
