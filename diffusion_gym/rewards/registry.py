@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 from diffusion_gym.errors import InvalidInputError, shown, unknown_name
 from diffusion_gym.rewards.base import (
@@ -17,6 +17,9 @@ from diffusion_gym.rewards.options import check_options
 
 RewardFactory = Callable[..., RewardFunction | PlainReward]
 """Makes a reward for a device such as ``"cpu"`` or ``"cuda:0"``; keyword arguments are options."""
+
+REMOTE = "remote"
+"""The reward that other machines compute."""
 
 _Factory = TypeVar("_Factory", bound=RewardFactory)
 
@@ -65,7 +68,7 @@ def reward_names() -> tuple[str, ...]:
 
 
 def make_reward(
-    spec: str | Mapping[str, float] | RewardFunction | PlainReward,
+    spec: str | Mapping[str, Any] | RewardFunction | PlainReward,
     *,
     device: str = "cpu",
     options: Mapping[str, Mapping[str, Any]] | None = None,
@@ -79,23 +82,31 @@ def make_reward(
 
     Args:
         spec: A registered name; or a weight for each of several names, whose weighted sum is the
-            reward; or a function of images [B, 3, H, W] and B prompts that gives rewards [B], as a
-            tensor, an array or a list; or a `RewardFunction`.
+            reward; or ``{"remote": url}``, with one url or several, for a reward on other machines;
+            or a function of images [B, 3, H, W] and B prompts that gives rewards [B], as a tensor,
+            an array or a list; or a `RewardFunction`.
         device: Where its networks run; the images may lie anywhere.
-        options: Keyword arguments for the factories, by the reward's name; values as JSON has them.
-            Every reward takes ``"device"``, which puts it on another device than the rest.
+        options: Keyword arguments for the factories, by the reward's name, which may be left out
+            where there is but one; values as JSON has them. Every reward takes ``"device"``, which
+            puts it on another device than the rest.
 
     Raises:
         InvalidInputError: Nothing is registered under a name, a weight is not a finite number, or
             an option is unknown or for a reward that is not made.
-        ModelLoadError: The weights that a reward needs are not there.
+        ModelLoadError: The weights, or the package, that a reward needs are not there.
+        RewardServerError: No server of a reward on other machines answers.
     """
     options = {} if options is None else options
     if not isinstance(options, Mapping):
         raise InvalidInputError(
             f"expected the options of rewards as a mapping from their names, got {shown(options)}"
         )
+    if is_remote(spec):
+        options = _by_name(REMOTE, options)
+        own = {**options.get(REMOTE, {}), "url": spec[REMOTE]}
+        spec, options = REMOTE, {**options, REMOTE: own}
     if isinstance(spec, str):
+        options = _by_name(spec, options)
         _check_used(options, [spec])
         return _make(spec, device, options.get(spec, {}))
     if isinstance(spec, Mapping):
@@ -104,6 +115,20 @@ def make_reward(
         return CompositeReward(parts, spec)
     _check_used(options, [])
     return _with_name(spec, _name_of(spec))
+
+
+def is_remote(spec: object) -> TypeGuard[Mapping[str, Any]]:
+    """Whether a reward is given as ``{"remote": url}``, which no weight could be."""
+    if not isinstance(spec, Mapping) or spec.keys() != {REMOTE}:
+        return False
+    return isinstance(spec[REMOTE], str | list | tuple)
+
+
+def _by_name(name: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The options of the only reward by its name, also where that was left out."""
+    if not options or name in options or options.keys() & _factories.keys():
+        return options
+    return {name: options}
 
 
 def _name_of(reward: object) -> str:
