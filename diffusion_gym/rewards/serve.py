@@ -47,12 +47,7 @@ def serve(
         raise ModelLoadError(
             'serving a reward needs starlette and uvicorn: pip install "diffusion-gym[remote]"'
         ) from error
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listening = socket.create_server((host, port), family=family)
-    except (OSError, OverflowError) as error:
-        raise InvalidInputError(f"cannot listen at {host}:{port}: {first_line(error)}") from error
-    with listening:
+    with listen(host, port) as listening:
         shown_host = f"[{host}]" if ":" in host else host
         url = f"http://{shown_host}:{listening.getsockname()[1]}"
         print(f"{reward.name}, version {reward.version}, at {url}{DESCRIPTION_PATH}", flush=True)
@@ -62,6 +57,26 @@ def serve(
             timeout_graceful_shutdown=GRACE_SECONDS,
         )
         uvicorn.Server(config).run(sockets=[listening])
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that takes connections.
+
+    It names its protocol: asyncio sends answers without delay on such sockets only.
+
+    Raises:
+        InvalidInputError: Nothing can listen there.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+        listening.listen()
+    except (OSError, OverflowError) as error:
+        listening.close()
+        raise InvalidInputError(f"cannot listen at {host}:{port}: {first_line(error)}") from error
+    return listening
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -14,8 +13,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from diffusion_gym.errors import InvalidInputError, first_line
-from diffusion_gym.rewards.base import RewardFunction, RewardResult
-from diffusion_gym.rewards.isolation import score
+from diffusion_gym.rewards.base import RewardFunction
+from diffusion_gym.rewards.isolation import score_and_tell
 from diffusion_gym.rewards.remote.answer import result_message
 from diffusion_gym.rewards.remote.protocol import (
     DESCRIPTION_PATH,
@@ -33,7 +32,6 @@ from diffusion_gym.rewards.remote.protocol import (
 )
 from diffusion_gym.rewards.remote.request import (
     RequestTooLargeError,
-    ScoreRequest,
     read_request,
     texts_of,
 )
@@ -49,7 +47,7 @@ def reward_app(reward: RewardFunction, limits: Limits | None = None) -> Starlett
     """The application of a reward, for any server of the ASGI standard, in one process.
 
     Requests are scored one after the other, all in one thread, as the reward would be asked in a
-    training. An image that cannot be scored spoils no other, as `score` has it.
+    training; an image that cannot be scored spoils no other.
 
     Args:
         reward: The reward.
@@ -134,8 +132,13 @@ class _Service:
             scoring = await asyncio.to_thread(
                 _understood, lambda: read_request(media_type, body, self._limits)
             )
-            result, told = await self._in_turn(request, lambda: _scored(self._reward, scoring))
-            return {**self._about, "key": scoring.key, **result_message(result, told)}
+            images, prompts = scoring.images, scoring.prompts
+            result, failures = await self._in_turn(
+                request, lambda: score_and_tell(self._reward, images, prompts)
+            )
+            for failure in failures:
+                logger.warning(failure)
+            return {**self._about, "key": scoring.key, **result_message(result, failures)}
 
     @contextlib.asynccontextmanager
     async def _counted(self) -> AsyncIterator[None]:
@@ -202,14 +205,3 @@ def _checked(reward: object, prompts: list[str]) -> None:
     check = getattr(reward, "check_prompts", None)
     if check is not None:
         check(prompts)
-
-
-def _scored(reward: RewardFunction, scoring: ScoreRequest) -> tuple[RewardResult, list[str]]:
-    """The result, and what went wrong with single images."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        result = score(reward, scoring.images, scoring.prompts)
-    for warning in caught:
-        logger.warning("%s: %s", warning.category.__name__, warning.message)
-    told = [str(one.message) for one in caught if issubclass(one.category, RuntimeWarning)]
-    return result, told
