@@ -120,11 +120,11 @@ class Sharing(Generic[Result]):
                     warnings.warn(
                         f"reward server left out of this batch: {reason}",
                         RuntimeWarning,
-                        stacklevel=2,
+                        stacklevel=1,
                     )
                     return reason
                 warnings.warn(
-                    f"reward server asked once more: {reason}", RuntimeWarning, stacklevel=2
+                    f"reward server asked once more: {reason}", RuntimeWarning, stacklevel=1
                 )
                 await asyncio.sleep(self._patience.pause(failures))
 
