@@ -87,7 +87,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     env = make_evaluation_env(
         settings, prompts, count=options.count, samples=options.samples, **changes
     )
-    metrics = make_image_metrics(env, options.also, trained_on=settings.env.reward)
+    metrics = make_image_metrics(
+        env, options.also, settings.env.reward, settings.env.reward_options
+    )
     policy = load_policy(run, device=device, checkpoint=options.checkpoint)
 
     # 2. Both draw from the same noise.

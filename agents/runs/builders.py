@@ -58,7 +58,7 @@ def make_env(settings: TrainSettings, **changes: Any) -> Env:
     if num_envs is None:
         num_envs = own_part(settings.run.num_envs)
     config = dataclasses.replace(settings.env, **changes)
-    if "reward" in changes:
+    if config.reward != settings.env.reward:
         config = dataclasses.replace(config, reward_options=_used_options(config))
     return gym.make_vec(
         "DiffusionT2I-v0",
@@ -161,7 +161,10 @@ def evaluate_run(
 
 
 def make_image_metrics(
-    env: Env, rewards: Iterable[str] | None = None, trained_on: Any = None
+    env: Env,
+    rewards: Iterable[str] | None = None,
+    trained_on: Any = None,
+    options: Mapping[str, Any] | None = None,
 ) -> ImageMetrics:
     """What a run's evaluations measure besides the environment's reward.
 
@@ -172,17 +175,22 @@ def make_image_metrics(
         rewards: Names of the others; None: as fits the model.
         trained_on: Name of the reward that the run trained on, where it is not the environment's:
             it is always among the others.
+        options: That reward's, as `make_reward` takes them.
     """
     base = base_env(env)
     if rewards is None:
         rewards = OTHER_REWARDS.get(base.model.name, FALLBACK_REWARDS)
     if isinstance(trained_on, str):
         rewards = dict.fromkeys([trained_on, *rewards])
-    own = base.reward_function.name
+    own = (base.reward_function.name, base.config.reward)
     device = str(base.device)
     clip = load_clip((emoji64_folder() / "clip").resolve(), device)  # shared with `clip_score`
     return ImageMetrics(
-        tuple(make_reward(name, device=device) for name in rewards if name != own),
+        tuple(
+            make_reward(name, device=device, options=options if name == trained_on else None)
+            for name in rewards
+            if name not in own
+        ),
         clip.embed_images,
     )
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
-from typing import Any, TypeGuard, TypeVar
+from typing import Any, TypeVar
 
 from diffusion_gym.errors import InvalidInputError, shown, unknown_name
 from diffusion_gym.rewards.base import (
@@ -101,12 +101,8 @@ def make_reward(
         raise InvalidInputError(
             f"expected the options of rewards as a mapping from their names, got {shown(options)}"
         )
-    if is_remote(spec):
-        options = _by_name(REMOTE, options)
-        own = {**options.get(REMOTE, {}), "url": spec[REMOTE]}
-        spec, options = REMOTE, {**options, REMOTE: own}
+    spec, options = by_name(spec, options)
     if isinstance(spec, str):
-        options = _by_name(spec, options)
         _check_used(options, [spec])
         return _make(spec, device, options.get(spec, {}))
     if isinstance(spec, Mapping):
@@ -117,18 +113,23 @@ def make_reward(
     return _with_name(spec, _name_of(spec))
 
 
-def is_remote(spec: object) -> TypeGuard[Mapping[str, Any]]:
-    """Whether a reward is given as ``{"remote": url}``, which no weight could be."""
-    if not isinstance(spec, Mapping) or spec.keys() != {REMOTE}:
-        return False
-    return isinstance(spec[REMOTE], str | list | tuple)
+def by_name(spec: Any, options: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
+    """A reward and its options in one form, however `make_reward` may be given them.
 
-
-def _by_name(name: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The options of the only reward by its name, also where that was left out."""
-    if not options or name in options or options.keys() & _factories.keys():
-        return options
-    return {name: options}
+    Returns:
+        A name instead of ``{"remote": url}``, whose url, which no weight could be, is an option;
+        and the options by the reward's name, also where that was left out.
+    """
+    servers = spec.get(REMOTE) if isinstance(spec, Mapping) and len(spec) == 1 else None
+    is_remote = isinstance(servers, str | list | tuple)
+    name = REMOTE if is_remote else spec
+    if not isinstance(name, str):
+        return spec, options
+    if options and name not in options and not options.keys() & _factories.keys():
+        options = {name: options}
+    if is_remote:
+        options = {**options, REMOTE: {**options.get(REMOTE, {}), "url": servers}}
+    return name, options
 
 
 def _name_of(reward: object) -> str:

@@ -2,6 +2,8 @@
 
 import http.client
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -61,6 +63,18 @@ def served(reward: Any, limits: Limits | None = None, port: int = 0) -> Iterator
         server.should_exit = server.force_exit = True
         thread.join(10)
         listening.close()
+
+
+@contextmanager
+def started(*options: str) -> Iterator[tuple[str, subprocess.Popen]]:
+    """The command that serves a reward, as a process of its own."""
+    command = [sys.executable, "-m", "diffusion_gym.rewards.serve", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            url = process.stdout.readline().split()[-1].removesuffix("/v1/reward")
+            yield url, process
+        finally:
+            process.kill()
 
 
 Fault = Callable[[BaseHTTPRequestHandler, dict[str, Any]], None]

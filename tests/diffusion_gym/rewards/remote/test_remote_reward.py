@@ -7,11 +7,10 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 import torch
-from reward_servers import EXPECTED, IMAGES, PROMPTS, Spoiler, Told, remote, served
+from reward_servers import EXPECTED, IMAGES, PROMPTS, Spoiler, Told, remote, served, started
 
 import diffusion_gym
 from diffusion_gym.errors import InvalidInputError, RewardServerError
@@ -37,18 +36,6 @@ def free_port() -> int:
 def told() -> Iterator[str]:
     with served(Told()) as url:
         yield url
-
-
-@contextmanager
-def started(*options: str) -> Iterator[tuple[str, subprocess.Popen]]:
-    """The command that serves a reward, as a process of its own."""
-    command = [sys.executable, "-m", "diffusion_gym.rewards.serve", *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            url = process.stdout.readline().split()[-1].removesuffix("/v1/reward")
-            yield url, process
-        finally:
-            process.kill()
 
 
 def assert_expected(result: RewardResult) -> None:
