@@ -22,7 +22,7 @@ from diffusion_gym.rewards.server import reward_app
 
 IMAGES = torch.linspace(0.0, 1.0, 6).view(6, 1, 1, 1).expand(6, 3, 8, 8).contiguous()
 PROMPTS = ["a", "bb", "ccc", "dddd", "eeeee", "ffffff"]
-OPTIONS = {"timeout": 0.4, "retries": 1, "backoff": 0.01, "batch_size": 2}
+OPTIONS = {"timeout": 20.0, "retries": 1, "backoff": 0.01, "batch_size": 2}
 
 
 class Told:

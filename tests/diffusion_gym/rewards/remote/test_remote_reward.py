@@ -95,14 +95,14 @@ def test_every_server_gets_a_share(told: str) -> None:
 def test_several_servers_score_at_the_same_time() -> None:
     class Slow(Told):
         def __call__(self, images, prompts):
-            time.sleep(0.4)
+            time.sleep(1.0)
             return super().__call__(images, prompts)
 
     with served(Slow()) as one, served(Slow()) as two, served(Slow()) as three:
-        reward = remote(one, two, three, timeout=5)
+        reward = remote(one, two, three)
         start = time.perf_counter()
         assert_expected(reward(IMAGES, PROMPTS))
-        assert 0.4 <= time.perf_counter() - start < 0.9
+        assert 1.0 <= time.perf_counter() - start < 2.5
 
 
 def test_a_term_that_a_part_lacks_is_unknown_there() -> None:
@@ -214,7 +214,7 @@ def test_another_takes_over_where_one_is_killed() -> None:
 
     with served(Told()) as living, Spoiler(living, lambda *_: None, lambda _: False) as through:
         with served(Dying()) as dying:
-            reward = remote(through.url, dying, timeout=5, retries=2, batch_size=3)
+            reward = remote(through.url, dying, retries=2, batch_size=3)
             killer = threading.Thread(target=lambda: entered.wait(5) and dies.set())
             killer.start()
             assert_expected(reward(IMAGES, PROMPTS))
@@ -227,7 +227,7 @@ def test_another_takes_over_where_one_is_killed() -> None:
 def test_a_server_that_comes_back_is_asked_again() -> None:
     port = free_port()
     with served(Told(), port=port) as url:
-        reward = remote(url, retries=6, backoff=0.05)
+        reward = remote(url, retries=8, backoff=0.05)
         assert_expected(reward(IMAGES, PROMPTS))
     again = threading.Event()
 
@@ -266,15 +266,15 @@ def test_one_of_two_is_dead_from_the_start(told: str) -> None:
 def test_a_server_that_hangs_is_greeted_before_it_is_trusted_again(told: str) -> None:
     """It costs one timeout, and none in the following batches."""
     with Spoiler(told, lambda handler, _: handler.spoiler.released.wait(5)) as hangs:
-        reward = remote(hangs.url, told, retries=0)
-        with pytest.warns(RuntimeWarning, match=r"no answer within 0\.4 s"):
+        reward = remote(hangs.url, told, timeout=1.5, retries=0)
+        with pytest.warns(RuntimeWarning, match=r"no answer within 1\.5 s"):
             assert_expected(reward(IMAGES, PROMPTS))
     # Now it takes connections and says nothing at all.
     with listen("127.0.0.1", int(hangs.url.rpartition(":")[2])):
         start = time.perf_counter()
         for _ in range(3):
             assert_expected(reward(IMAGES, PROMPTS))
-        assert time.perf_counter() - start < 0.4
+        assert time.perf_counter() - start < 1.5
 
 
 def test_all_are_dead() -> None:
@@ -301,7 +301,7 @@ def test_a_busy_server_is_asked_later() -> None:
 
     results = []
     with served(Slow(), Limits(requests=1)) as url:
-        reward = remote(url, timeout=5, retries=12, backoff=0.05)
+        reward = remote(url, retries=12, backoff=0.05)
         threads = [
             threading.Thread(target=lambda: results.append(reward(IMAGES, PROMPTS)))
             for _ in range(3)
