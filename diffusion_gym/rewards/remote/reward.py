@@ -50,7 +50,7 @@ class RemoteReward:
         backoff: Seconds before the first further attempt; each pause is twice the one before.
         batch_size: Most images in a request.
         encoding: How images are sent: as the float32 numbers that they are, or as PNG with 8 bits a
-            colour, which is a sixth of the bytes and smaller.
+            colour, which is at most a third of the bytes.
 
     Raises:
         InvalidInputError: An address is none, or servers have different rewards.
