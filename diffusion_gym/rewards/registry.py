@@ -127,8 +127,9 @@ def by_name(spec: Any, options: Mapping[str, Any]) -> tuple[Any, Mapping[str, An
         return spec, options
     if options and name not in options and not options.keys() & _factories.keys():
         options = {name: options}
-    if is_remote:
-        options = {**options, REMOTE: {**options.get(REMOTE, {}), "url": servers}}
+    own = options.get(name, {})
+    if is_remote and isinstance(own, Mapping):  # what else it may be is refused with its name
+        options = {**options, name: {**own, "url": servers}}
     return name, options
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from reward_servers import Told, served, started
+from reward_servers import Spoiler, Told, served, started
 from safetensors.torch import load_file
 
 from agents import evaluate, sample, train
-from diffusion_gym.errors import InvalidInputError
+from diffusion_gym.errors import InvalidInputError, RewardServerError
 from diffusion_gym.rewards import make_reward
 
 SMALL = (
@@ -83,3 +83,29 @@ def test_a_served_reward_trains_as_the_reward_itself(tmp_path: Path) -> None:
         (there / "settings.json").write_text(json.dumps(settings))
         with pytest.raises(InvalidInputError, match=r"something else: reward \(.*'house_style'"):
             train.main(["--resume", str(there), "--images", "16"])
+
+
+@pytest.mark.slow
+def test_a_run_whose_server_dies_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
+    length = ("--images", "16", "--checkpoint-every", "1")
+    here = trained(tmp_path / "here", *length, "--reward", "house_style")
+    there = tmp_path / "there"
+    with served(make_reward("house_style")) as url:
+        # The evaluation and two rounds pass, the third is cut off amid its scores.
+        with Spoiler(url, lambda handler, _: handler.connection.close(), lambda n: n > 2) as dying:
+            options = json.dumps({"url": dying.url, "retries": 1, "backoff": 0.01})
+            with (
+                pytest.warns(RuntimeWarning, match="asked once more"),
+                pytest.raises(RewardServerError, match=f"{dying.url}.*--resume {there}"),
+            ):
+                trained(there, *length, "--reward", "remote", "--reward-options", options)
+        assert dying.asked == 5
+        assert len(metrics(there)) == 2
+
+        settings = read(there, "settings.json")
+        settings["reward_options"]["url"] = url
+        (there / "settings.json").write_text(json.dumps(settings))
+        assert train.main(["--resume", str(there)]) == 0
+    assert metrics(here) == metrics(there)
+    assert len(metrics(there)) == 4
+    assert_same_weights(here, there)
