@@ -95,6 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         env,
         options.also,
         trained_on=settings.env.reward,
+        options=settings.env.reward_options,
         diversity_clip=options.diversity_clip or settings.evaluation.diversity_clip,
     )
     policy = load_policy(run, device=device, checkpoint=options.checkpoint)

@@ -11,6 +11,7 @@ from diffusion_gym.errors import (
     DiffusionGymError,
     InvalidInputError,
     ModelLoadError,
+    RewardServerError,
     UnknownKeywordError,
 )
 from diffusion_gym.registration import register_envs
@@ -68,6 +69,7 @@ __all__ = [
     "InvalidInputError",
     "ModelLoadError",
     "RewardResult",
+    "RewardServerError",
     "UnknownKeywordError",
     "check_vector_env",
     "finished_episodes",

@@ -23,6 +23,10 @@ class ModelLoadError(DiffusionGymError, RuntimeError):
     """Weights or configuration files are missing, damaged or of an unsupported kind."""
 
 
+class RewardServerError(DiffusionGymError, RuntimeError):
+    """The servers of a reward cannot be reached, or do not answer as they should."""
+
+
 def unknown_keyword(owner: str, name: str, known: Iterable[str]) -> UnknownKeywordError:
     """Builds the error for a keyword argument that there is not, ready to be raised.
 

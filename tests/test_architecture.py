@@ -36,7 +36,11 @@ ORDER = {
     ),
     "diffusion_gym.rewards": (
         *("base", "options", "isolation", "networks", "composite", "jpeg", "house_style"),
-        *("scene_alignment", "clip_score", "aesthetic", "image_reward", "builtin", "registry"),
+        *("scene_alignment", "clip_score", "aesthetic", "image_reward", "remote", "builtin"),
+        *("registry", "server", "serve"),
+    ),
+    "diffusion_gym.rewards.remote": (
+        *("protocol", "request", "answer", "client", "sharing", "reward"),
     ),
     "diffusion_gym.rewards.networks": (
         *("weights", "preprocessing", "linear_head", "clip", "open_clip", "image_reward"),

@@ -11,6 +11,7 @@ import importlib
 import os
 import re
 import shlex
+import socket
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -94,6 +95,9 @@ NOT_RUN = (
 #: Those of the library: a benchmark registers one for itself.
 SHAPINGS = [name for name, method in METHODS.items() if method.wrap.__module__ == methods.__name__]
 
+PORT = "8765"
+"""The port in the pages; another one, which is free, takes its place here."""
+
 LANGUAGES = {"bash", "python", "text"}
 
 
@@ -136,6 +140,12 @@ def commands(code: str) -> list[str]:
     return [command.strip() for line in lines for command in line.split("&&")]
 
 
+SERVERS: list[subprocess.Popen[bytes]] = []
+"""Those that the pages' commands have started."""
+
+with socket.create_server(("127.0.0.1", 0)) as probe:
+    FREE_PORT = str(probe.getsockname()[1])
+
 BLOCKS = [block for page in PAGES for block in parse(page)]
 RUNNABLE = [block for block in BLOCKS if block.language in ("python", "bash")]
 
@@ -155,6 +165,9 @@ def newcomer(tmp_path_factory: pytest.TempPathFactory, sd1_folder: Path) -> Iter
         patch.setattr(registry, "_factories", dict(registry._factories))
         known = dict(METHODS)
         yield
+        for server in SERVERS:
+            server.kill()
+            server.wait()
         METHODS.clear()
         METHODS.update(known)
     torch.set_float32_matmul_precision(precision)
@@ -217,6 +230,17 @@ def run_launched(command: str) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+def run_server(command: str) -> None:
+    """A command that serves until it is stopped: when all blocks have been run."""
+    _, *words = shlex.split(command)
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path}
+    server = subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, env=environment)
+    SERVERS.append(server)
+    assert server.stdout is not None
+    assert server.stdout.readline(), f"{command!r} ended"
+
+
 def what_ci_does() -> set[str]:
     """The commands of .ci/run, without the options that keep it quiet and its cores busy."""
     text = (ROOT / ".ci" / "run").read_text()
@@ -229,10 +253,13 @@ def run_command(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs a command, or makes sure that it need not be run here."""
     if any(re.fullmatch(pattern, command) for pattern in NOT_RUN):
         return
+    command = command.replace(PORT, FREE_PORT)
     if re.match(r"python -m (agents|benchmarks)\b", command):
         run_module(command, monkeypatch)
     elif command.startswith(("torchrun ", "accelerate launch ")):
         run_launched(command)
+    elif command.startswith("python -m diffusion_gym.rewards.serve "):
+        run_server(command)
     elif command.startswith("python examples/"):
         run_example(command)
     else:

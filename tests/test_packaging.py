@@ -102,6 +102,7 @@ def test_the_metadata(metadata):
     assert set(metadata.get_all("Provides-Extra")) == {
         "train",
         "rewards",
+        "remote",
         "bench",
         "leaderboard",
         "dev",
@@ -160,7 +161,7 @@ def third_party_imports(folder):
 @pytest.mark.parametrize(
     ("folder", "groups"),
     [
-        ("diffusion_gym", ["", "rewards"]),
+        ("diffusion_gym", ["", "rewards", "remote"]),
         ("agents", ["", "train"]),
         ("benchmarks", ["", "train", "rewards", "bench", "leaderboard"]),
     ],
@@ -172,7 +173,7 @@ def test_every_import_is_declared(folder, groups):
     assert not {name: files for name, files in imported.items() if name not in declared}
 
 
-def test_only_rewards_need_the_rewards_extra():
+def test_only_rewards_need_extras():
     declared = {canonicalize_name(one.name) for one in requirements("")}
     for name, files in third_party_imports("diffusion_gym").items():
         if name not in declared:

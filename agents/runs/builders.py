@@ -60,7 +60,7 @@ def make_env(settings: TrainSettings, **changes: Any) -> Env:
     if num_envs is None:
         num_envs = own_part(settings.run.num_envs)
     config = dataclasses.replace(settings.env, **changes)
-    if "reward" in changes:
+    if config.reward != settings.env.reward:
         config = dataclasses.replace(config, reward_options=_used_options(config))
     return gym.make_vec(
         "DiffusionT2I-v0",
@@ -166,6 +166,7 @@ def make_image_metrics(
     env: Env,
     rewards: Iterable[str] | None = None,
     trained_on: Any = None,
+    options: Mapping[str, Any] | None = None,
     diversity_clip: str | None = None,
 ) -> ImageMetrics:
     """What a run's evaluations measure besides the environment's reward.
@@ -175,6 +176,7 @@ def make_image_metrics(
         rewards: Names of the others; None: as fits the model.
         trained_on: Name of the reward that the run trained on, where it is not the environment's:
             it is always among the others.
+        options: That reward's, as `make_reward` takes them.
         diversity_clip: Folder or hub id of the CLIP by whose embeddings images are compared; None:
             the embedded one, whatever the model.
     """
@@ -183,13 +185,17 @@ def make_image_metrics(
         rewards = OTHER_REWARDS.get(base.model.name, FALLBACK_REWARDS)
     if isinstance(trained_on, str):
         rewards = dict.fromkeys([trained_on, *rewards])
-    own = base.reward_function.name
+    own = (base.reward_function.name, base.config.reward)
     device = str(base.device)
     embedded = (emoji64_folder() / "clip").resolve()  # shared with `clip_score`
     source = diversity_clip or embedded
     clip = load_clip(source, device, reward="diversity_clip", option=None)
     return ImageMetrics(
-        tuple(make_reward(name, device=device) for name in rewards if name != own),
+        tuple(
+            make_reward(name, device=device, options=options if name == trained_on else None)
+            for name in rewards
+            if name not in own
+        ),
         clip.embed_images,
     )
 

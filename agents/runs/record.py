@@ -4,6 +4,7 @@ import json
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from agents.common.processes import current
 from agents.runs.settings import TrainSettings
 from diffusion_gym.envs import DiffusionT2IVectorEnv
 from diffusion_gym.errors import InvalidInputError, shown
+from diffusion_gym.rewards.registry import REMOTE, by_name
 
 PACKAGES = (
     *("diffusion-gym", "torch", "diffusers", "transformers", "peft", "gymnasium"),
@@ -22,6 +24,9 @@ PACKAGES = (
 
 MOVABLE = ("output", "device", "checkpoint_every", "checkpoint_minutes", "keep_checkpoints")
 """Settings that may change between the parts of a run: they change no figure."""
+
+MOVABLE_OPTIONS = ("url", "timeout", "retries", "backoff")
+"""Options of a reward on other machines that may change likewise: what is served is compared."""
 
 GROWING = ("images",)
 """Settings that may grow: what is there already stays as it is."""
@@ -56,7 +61,8 @@ def check_same(recorded: dict[str, Any], now: dict[str, Any]) -> None:
     now = json.loads(json.dumps(now))  # as the other was read from a file
     try:
         # What there was no setting for yet was as that setting's default has it.
-        was, is_now = TrainSettings().flat() | recorded["settings"], now["settings"]
+        was = _comparable(TrainSettings().flat() | recorded["settings"])
+        is_now = _comparable(now["settings"])
         differ = [
             f"{name} ({shown(was[name])}, now {shown(value)})"
             for name, value in is_now.items()
@@ -67,7 +73,7 @@ def check_same(recorded: dict[str, Any], now: dict[str, Any]) -> None:
         for what in ("model", "reward", "prompts_sha256"):
             if recorded[what] != now[what]:
                 differ.append(f"{what} ({shown(recorded[what])}, now {shown(now[what])})")
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise InvalidInputError(
             f"expected the record of a training run, got one that is damaged or of another "
             f"version ({type(error).__name__}: {error})"
@@ -77,6 +83,16 @@ def check_same(recorded: dict[str, Any], now: dict[str, Any]) -> None:
             f"the run was started with something else: {'; '.join(differ)}. A run goes on with "
             "what it was started with; start another to change it"
         )
+
+
+def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without where a reward's servers are, and how patiently they are asked."""
+    reward, options = by_name(settings["reward"], settings["reward_options"] or {})
+    if REMOTE in options:
+        own = options[REMOTE].items()
+        kept = {name: value for name, value in own if name not in MOVABLE_OPTIONS}
+        options = {**options, REMOTE: kept}
+    return {**settings, "reward": reward, "reward_options": options}
 
 
 def _device(device: torch.device) -> str:

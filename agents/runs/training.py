@@ -35,7 +35,7 @@ from agents.runs.run_folder import MetricsFile, RunFolder, write_json
 from agents.runs.screen import command, say
 from agents.runs.settings import TrainSettings
 from agents.runs.tensorboard import TensorBoard
-from diffusion_gym.errors import InvalidInputError
+from diffusion_gym.errors import InvalidInputError, RewardServerError
 from diffusion_gym.wrappers import B2DiffuRLReward, shapings
 
 
@@ -154,10 +154,10 @@ class Training:
         with self._lock:
             try:
                 return self._run()
-            except ProcessLostError as error:
+            except (ProcessLostError, RewardServerError) as error:
                 if not checkpoints_in(self.run_folder.checkpoints):
                     raise
-                raise ProcessLostError(
+                raise type(error)(
                     f"{error}. The last checkpoint is whole; continue with: {self._resume}"
                 ) from error
 

@@ -34,8 +34,9 @@ class EnvConfig(Checked):
     """Built-in prompt set, a .txt, .json, .jsonl, .tsv or .csv file, or a list of texts, or of
     {"prompt": …, "negative_prompt": …}."""
 
-    reward: str | Mapping[str, float] | None = None
-    """Registered reward, or weights by name, whose weighted sum is the reward."""
+    reward: str | Mapping[str, Any] | None = None
+    """Registered reward, or weights by name, whose weighted sum is the reward, or
+    '{"remote": "http://HOST:PORT"}'."""
 
     reward_options: Mapping[str, Any] | None = None
     """Options of rewards by their names, such as '{"aesthetic": {"clip": "path/to/clip"}}'."""

@@ -3,12 +3,13 @@
 Networks are loaded when a reward is made, and shared between rewards while somebody uses them.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
-from diffusion_gym.checks import Count
+from diffusion_gym.checks import Count, CountOrNone, Positive
 from diffusion_gym.emoji64.verifier import SceneVerifier
-from diffusion_gym.errors import InvalidInputError, unknown_name
+from diffusion_gym.errors import InvalidInputError, ModelLoadError, unknown_name
 from diffusion_gym.rewards.aesthetic import Aesthetic
 from diffusion_gym.rewards.base import RewardFunction
 from diffusion_gym.rewards.clip_score import ClipScore
@@ -191,6 +192,43 @@ def make_hpsv2(
     return ClipScore(model, name="hpsv2", version=version, batch_size=batch_size)
 
 
+def make_remote(
+    device: str,
+    *,
+    url: str | Sequence[str],
+    timeout: Positive = 120.0,
+    retries: CountOrNone = 8,
+    backoff: Positive = 0.5,
+    batch_size: Count = 64,
+    encoding: Literal["raw", "png"] = "raw",
+) -> RewardFunction:
+    """Makes a reward that ``python -m diffusion_gym.rewards.serve`` computes on other machines.
+
+    Args:
+        device: Without meaning: the servers have their own.
+        url: A server, such as ``"http://10.0.0.5:8000"``, or several that share the work.
+        timeout: Seconds for one request.
+        retries: How often in a row a server may fail, less one, before others take its part.
+        backoff: Seconds before the first further attempt; each pause is twice the one before.
+        batch_size: Most images in a request.
+        encoding: How images are sent: as float32 numbers, or as PNG with 8 bits a colour.
+    """
+    del device
+    try:
+        # Imported here since only this reward needs it.
+        from diffusion_gym.rewards.remote.reward import RemoteReward
+    except ImportError as error:
+        raise ModelLoadError('remote needs httpx2: pip install "diffusion-gym[remote]"') from error
+    return RemoteReward(
+        [url] if isinstance(url, str) else url,
+        timeout=timeout,
+        retries=retries,
+        backoff=backoff,
+        batch_size=batch_size,
+        encoding=encoding,
+    )
+
+
 BUILT_IN: Mapping[str, Callable[..., RewardFunction]] = {
     "aesthetic": make_aesthetic,
     "clip_score": make_clip_score,
@@ -200,6 +238,7 @@ BUILT_IN: Mapping[str, Callable[..., RewardFunction]] = {
     "jpeg_compressibility": lambda device: JpegSize(-1),
     "jpeg_incompressibility": lambda device: JpegSize(+1),
     "pickscore": make_pickscore,
+    "remote": make_remote,
     "scene_alignment": lambda device: SceneAlignment(load_verifier(device)),
 }
 """What makes each reward, for a device such as ``"cpu"`` or ``"cuda:0"`` and its options."""

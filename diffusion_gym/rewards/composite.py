@@ -38,7 +38,8 @@ class CompositeReward:
         }
         self.name = " + ".join(f"{weight:g} {name}" for name, (weight, _) in self._parts.items())
         self.version = " + ".join(
-            f"{name}@{part.version}" for name, (_, part) in self._parts.items()
+            f"{name}@{part.version}" if part.name == name else f"{name}={part.name}@{part.version}"
+            for name, (_, part) in self._parts.items()
         )
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> RewardResult:

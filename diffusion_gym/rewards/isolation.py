@@ -49,6 +49,16 @@ def score(reward: RewardFunction, images: Tensor, prompts: Sequence[str]) -> Rew
             prompts, or the reward rejects a prompt or returns something else than it should; or
             nothing can be scored and that is no accident.
     """
+    result, failures = score_and_tell(reward, images, prompts)
+    for failure in failures:
+        warnings.warn(failure, RuntimeWarning, stacklevel=2)
+    return result
+
+
+def score_and_tell(
+    reward: RewardFunction, images: Tensor, prompts: Sequence[str]
+) -> tuple[RewardResult, list[str]]:
+    """Scores images as `score` does, and returns what that warns of, a sentence each."""
     # 1. Score the images that are some, and once more those where that failed.
     _check_input(images, prompts)
     images = images.float()
@@ -70,14 +80,13 @@ def score(reward: RewardFunction, images: Tensor, prompts: Sequence[str]) -> Rew
             ) from result.error
         if broken and not rows:
             raise InvalidInputError(broken[0])
-    for failure in broken + result.failures(rows):
-        warnings.warn(failure, RuntimeWarning, stacklevel=2)
     device = images.device
-    return RewardResult(
+    scored = RewardResult(
         result.values.to(device),
         result.valid.to(device),
         {name: column.to(device) for name, column in result.terms.items()},
     )
+    return scored, broken + result.failures(rows)
 
 
 def _check_input(images: Tensor, prompts: Sequence[str]) -> None:

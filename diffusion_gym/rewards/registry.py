@@ -18,6 +18,9 @@ from diffusion_gym.rewards.options import check_options
 RewardFactory = Callable[..., RewardFunction | PlainReward]
 """Makes a reward for a device such as ``"cpu"`` or ``"cuda:0"``; keyword arguments are options."""
 
+REMOTE = "remote"
+"""The reward that other machines compute."""
+
 _Factory = TypeVar("_Factory", bound=RewardFactory)
 
 _factories: dict[str, RewardFactory] = dict(BUILT_IN)
@@ -65,7 +68,7 @@ def reward_names() -> tuple[str, ...]:
 
 
 def make_reward(
-    spec: str | Mapping[str, float] | RewardFunction | PlainReward,
+    spec: str | Mapping[str, Any] | RewardFunction | PlainReward,
     *,
     device: str = "cpu",
     options: Mapping[str, Mapping[str, Any]] | None = None,
@@ -79,22 +82,26 @@ def make_reward(
 
     Args:
         spec: A registered name; or a weight for each of several names, whose weighted sum is the
-            reward; or a function of images [B, 3, H, W] and B prompts that gives rewards [B], as a
-            tensor, an array or a list; or a `RewardFunction`.
+            reward; or ``{"remote": url}``, with one url or several, for a reward on other machines;
+            or a function of images [B, 3, H, W] and B prompts that gives rewards [B], as a tensor,
+            an array or a list; or a `RewardFunction`.
         device: Where its networks run; the images may lie anywhere.
-        options: Keyword arguments for the factories, by the reward's name; values as JSON has them.
-            Every reward takes ``"device"``, which puts it on another device than the rest.
+        options: Keyword arguments for the factories, by the reward's name, which may be left out
+            where there is but one; values as JSON has them. Every reward takes ``"device"``, which
+            puts it on another device than the rest.
 
     Raises:
         InvalidInputError: Nothing is registered under a name, a weight is not a finite number, or
             an option is unknown or for a reward that is not made.
-        ModelLoadError: The weights that a reward needs are not there.
+        ModelLoadError: The weights, or the package, that a reward needs are not there.
+        RewardServerError: No server of a reward on other machines answers.
     """
     options = {} if options is None else options
     if not isinstance(options, Mapping):
         raise InvalidInputError(
             f"expected the options of rewards as a mapping from their names, got {shown(options)}"
         )
+    spec, options = by_name(spec, options)
     if isinstance(spec, str):
         _check_used(options, [spec])
         return _make(spec, device, options.get(spec, {}))
@@ -104,6 +111,26 @@ def make_reward(
         return CompositeReward(parts, spec)
     _check_used(options, [])
     return _with_name(spec, _name_of(spec))
+
+
+def by_name(spec: Any, options: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
+    """A reward and its options in one form, however `make_reward` may be given them.
+
+    Returns:
+        A name instead of ``{"remote": url}``, whose url, which no weight could be, is an option;
+        and the options by the reward's name, also where that was left out.
+    """
+    servers = spec.get(REMOTE) if isinstance(spec, Mapping) and len(spec) == 1 else None
+    is_remote = isinstance(servers, str | list | tuple)
+    name = REMOTE if is_remote else spec
+    if not isinstance(name, str):
+        return spec, options
+    if options and name not in options and not options.keys() & _factories.keys():
+        options = {name: options}
+    own = options.get(name, {})
+    if is_remote and isinstance(own, Mapping):  # what else it may be is refused with its name
+        options = {**options, name: {**own, "url": servers}}
+    return name, options
 
 
 def _name_of(reward: object) -> str:

@@ -32,7 +32,7 @@ def test_the_built_in_rewards_are_listed_and_can_be_made() -> None:
         "jpeg_incompressibility",
         "scene_alignment",
     )
-    others = ("aesthetic", "hpsv2", "imagereward", "pickscore")
+    others = ("aesthetic", "hpsv2", "imagereward", "pickscore", "remote")
     assert reward_names() == tuple(sorted(with_weights + others))
     for name in with_weights:
         reward = make_reward(name)

@@ -33,6 +33,11 @@ def test_options_reach_the_factory(calls) -> None:
     assert calls == [("cpu", 3, 0.0), ("cuda:0", 1, 2.0), ("cuda:1", 1, 0.0)]
 
 
+def test_the_name_of_the_only_reward_may_be_left_out(calls) -> None:
+    make_reward("scaled", options={"factor": 3, "device": "cuda:1"})
+    assert calls == [("cuda:1", 3, 0.0)]
+
+
 def test_options_reach_the_parts_of_a_sum(calls) -> None:
     spec = {"scaled": 10.0, "jpeg_compressibility": 0.0}
     reward = make_reward(spec, options={"scaled": {"factor": 2}})
@@ -62,6 +67,10 @@ def test_factories_may_take_anything() -> None:
         ("scaled", {"scaled": {"faktor": 1}}, "'faktor' .* known: device, factor, offset"),
         ("scaled", {}, "reward 'scaled' needs the options factor"),
         ("scaled", {"scaled": {"factor": torch.ones(1)}}, "'factor' .* must be what JSON can hold"),
+        ({"remote": "http://a"}, {"remote": 3}, "must be a mapping from names to values, got 3"),
+        ({"remote": "http://a"}, {"clip_score": {}}, "'clip_score', which is not used"),
+        ({"remote": 3.0}, {}, "reward 'remote' needs the options url"),
+        ("scaled", {"faktor": 1}, "unknown option 'faktor' of reward 'scaled'"),
         ("scaled", {"scaled": 3}, "must be a mapping from names to values, got 3"),
         ("scaled", {"clip_score": {}}, "for reward 'clip_score', which is not used; used: scaled"),
         ({"scaled": 1}, {"sacled": {}}, "for reward 'sacled', which is not used; used: scaled"),

@@ -1,0 +1,1 @@
+"""Rewards on another machine: what is sent, what comes back, and who asks whom."""
