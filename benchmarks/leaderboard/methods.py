@@ -16,9 +16,9 @@ FOLDER = Path(__file__).parent / "methods"
 
 RESERVED = frozenset(
     (
-        *("model", "reward", "reward_options", "prompts", "images", "seed", "output", "preset"),
+        *("model", "model_options", "reward", "reward_options", "prompts", "images", "seed"),
         *("learning_rate", "eval_prompts", "eval_samples", "eval_every", "also", "max_kl"),
-        *("num_inference_steps", "resolution", "device"),
+        *("num_inference_steps", "device", "output", "preset", "diversity_clip"),
     )
 )
 """Options that belong to the protocol: a method that set them would be compared with nothing."""
