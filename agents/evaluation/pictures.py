@@ -76,7 +76,7 @@ def before_after(
     lines = -(-shown // columns)
     captions = [caption(prompt) for prompt in prompts[:shown]]
     below = 0.08 + 0.1 * max(text.count("\n") + 1 for text in captions)  # inches
-    height = 2.1 + below
+    height = 2.1 * before.shape[2] / before.shape[3] + below
     figure = plt.figure(figsize=(0.3 + columns * 1.02, lines * height), dpi=DPI)
     parts: list[SubFigure] = figure.subfigures(lines, 1, squeeze=False).flatten().tolist()
     for line, part in enumerate(parts):

@@ -10,6 +10,8 @@ page in ``benchmarks/results``.
 """
 
 import argparse
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -29,7 +31,7 @@ from benchmarks.memory.estimate import (
     measured_update,
     needs,
 )
-from benchmarks.sized.networks import SIZES
+from benchmarks.sized.networks import SIZES, ModelSize
 from benchmarks.tables import markdown_table
 
 RESULTS = Path(__file__).parents[1] / "results" / "memory.md"
@@ -99,11 +101,14 @@ def main(arguments: list[str] | None = None) -> None:
     """Prints and writes the tables."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     add_destination(parser, "--output", "runs/memory/memory.md", RESULTS)
+    parser.add_argument("--height", type=_pixels, help="of the pictures, in pixels")
+    parser.add_argument("--width", type=_pixels, help="likewise")
     parser.add_argument("--measure", action="store_true", help="compare with this machine's GPU")
     parser.add_argument("--measured", type=Path, help="JSON file for what --measure finds")
     options = parser.parse_args(arguments)
     console = Console()
-    found = {name: {t: needs(size, t) for t in TRAININGS} for name, size in SIZES.items()}
+    sizes = {name: resized(size, options.height, options.width) for name, size in SIZES.items()}
+    found = {name: {t: needs(size, t) for t in TRAININGS} for name, size in sizes.items()}
     tables = {name: table_of(by_training) for name, by_training in found.items()}
     for name, (header, *lines) in tables.items():
         table = Table(*header, title=name)
@@ -114,7 +119,7 @@ def main(arguments: list[str] | None = None) -> None:
     options.output.write_text(markdown(tables))
     console.print(f"written to {options.output}")
     if options.measure:
-        header, *lines = measured = measure(found)
+        header, *lines = measured = measure(found, sizes)
         table = Table(*header, title="GB on top")
         for line in lines:
             table.add_row(*line)
@@ -123,14 +128,29 @@ def main(arguments: list[str] | None = None) -> None:
             write_json(options.measured, measured)
 
 
-def measure(found: dict[str, dict[Training, Needs]]) -> list[list[str]]:
+def _pixels(text: str) -> int:
+    """A side of a picture, which VAEs of eight pixels a cell can draw."""
+    if not text.isdecimal() or int(text) % 8 or not int(text):
+        raise argparse.ArgumentTypeError(f"expected a multiple of 8 pixels, got {text!r}")
+    return int(text)
+
+
+def resized(size: ModelSize, height: int | None, width: int | None) -> ModelSize:
+    """The same model with pictures of another height, width or both, in pixels."""
+    usual = size.image_size
+    return dataclasses.replace(size, pixels=(height or usual[0], width or usual[1]))
+
+
+def measure(
+    found: dict[str, dict[Training, Needs]], sizes: Mapping[str, ModelSize]
+) -> list[list[str]]:
     """What passes of one and of four pairs take on the GPU, beside what was computed, in GB."""
     rows = [["model", "training", "pairs", "computed", "measured"]]
     for name, by_training in found.items():
         for training, needed in by_training.items():
             for pairs in (1, 4):
                 computed = needed.first_pair + (pairs - 1) * needed.next_pair
-                taken = measured_update(SIZES[name], training, pairs)
+                taken = measured_update(sizes[name], training, pairs)
                 figures = (f"{computed / GB:.2f}", f"{taken / GB:.2f}")
                 rows.append([name, str(training), str(pairs), *figures])
                 torch.cuda.empty_cache()

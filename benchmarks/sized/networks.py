@@ -27,12 +27,14 @@ class ModelSize:
         vae: Arguments of `AutoencoderKL`.
         text_encoders: Arguments of `CLIPTextConfig`, one mapping per encoder; one with a
             ``projection_dim`` gives the pooled embedding.
+        pixels: Height and width of a picture; None: those that the network was made for.
     """
 
     name: str
     network: Mapping[str, Any]
     vae: Mapping[str, Any]
     text_encoders: tuple[Mapping[str, Any], ...]
+    pixels: tuple[int, int] | None = None
 
     def __str__(self) -> str:
         return self.name
@@ -45,14 +47,18 @@ class ModelSize:
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """``(C, h, w)``."""
-        side = self.network["sample_size"]
-        return self.network["in_channels"], side, side
+        height, width = (side // self._upscaling for side in self.image_size)
+        return self.network["in_channels"], height, width
 
     @property
     def image_size(self) -> tuple[int, int]:
         """Height and width of a picture, in pixels."""
-        side = self.network["sample_size"] * 2 ** (len(self.vae["block_out_channels"]) - 1)
-        return side, side
+        side = self.network["sample_size"] * self._upscaling
+        return self.pixels or (side, side)
+
+    @property
+    def _upscaling(self) -> int:
+        return int(2 ** (len(self.vae["block_out_channels"]) - 1))
 
     def denoiser(self) -> Denoiser:
         """A denoiser with random weights, frozen, in eval mode, on torch's default device."""

@@ -10,8 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diffusion_gym.errors import ModelLoadError
-from diffusion_gym.images import resize
-from diffusion_gym.rewards.networks.preprocessing import Fit, Preprocessing
+from diffusion_gym.rewards.networks.preprocessing import Fit, Preprocessing, resize_or_crop
 from diffusion_gym.rewards.networks.weights import find_file, fingerprint
 
 
@@ -61,7 +60,7 @@ def load_clip(
     dtype: str = "float32",
     *,
     processor: str | None = None,
-    fit: Fit = resize,
+    fit: Fit = resize_or_crop,
     reward: str = "clip_score",
     option: str | None = "pretrained",
 ) -> Clip:

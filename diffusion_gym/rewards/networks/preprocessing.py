@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional as F
 
-from diffusion_gym.images import to_levels
+from diffusion_gym.images import resize, to_levels
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 """Mean of the pixels in [0, 1] of CLIP's training images (arXiv 2103.00020)."""
@@ -38,6 +38,17 @@ def crop(images: Tensor, size: int, mode: str = "bicubic") -> Tensor:
     top, left = round((height - size) / 2), round((width - size) / 2)
     resized = pillow_resize(to_levels(images), height, width, mode)
     return resized[..., top : top + size, left : left + size] / 255.0
+
+
+def resize_or_crop(images: Tensor, size: int) -> Tensor:
+    """Square images as `diffusion_gym.images.resize`; of others what `crop` leaves of them.
+
+    Args:
+        images: Images [B, 3, H, W] in [0, 1].
+        size: Height and width of the result.
+    """
+    square = images.shape[-1] == images.shape[-2]
+    return resize(images, size) if square else crop(images, size)
 
 
 def squash(images: Tensor, size: int, mode: str = "bicubic") -> Tensor:

@@ -127,3 +127,21 @@ def test_the_users_own_settings_stay(tmp_path: Path) -> None:
         assert matplotlib.rcParams["text.parse_math"]
         assert matplotlib.rcParams["text.usetex"]
     assert plt.get_fignums() == []
+
+
+@pytest.mark.parametrize("shape", [(40, 20), (20, 40), (32, 32)])
+def test_pictures_keep_the_proportions_of_their_images(
+    tmp_path: Path, shape: tuple[int, int]
+) -> None:
+    """Red below, so that its height tells the image's, and no band of white beside it."""
+    images = np.zeros((2, 1, *shape, 3), np.uint8)
+    images[..., 0] = 255
+    before_after(images, images, ["a", "b"], tmp_path / "pairs.png")
+    with Image.open(tmp_path / "pairs.png") as picture:
+        pixels = np.asarray(picture.convert("RGB")).astype(int)
+    red = (pixels[..., 0] > 240) & (pixels[..., 1:] < 20).all(-1)
+    heights = np.diff(np.flatnonzero(np.diff(np.r_[0, red.any(1), 0])))[::2]
+    widths = np.diff(np.flatnonzero(np.diff(np.r_[0, red.any(0), 0])))[::2]
+    assert len(heights) == len(widths) == 2
+    assert heights / widths == pytest.approx(shape[0] / shape[1], rel=0.05)
+    assert widths.sum() > 0.6 * red.shape[1]

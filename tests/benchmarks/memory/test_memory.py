@@ -1,3 +1,4 @@
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,8 +70,14 @@ def peak_bytes(size: ModelSize, made: Denoiser, precision: Precision) -> int:
     return memory.peak
 
 
+TALL = dataclasses.replace(SMALL_XL, name="tall", pixels=(192, 64))
+"""Pictures that are not square."""
+
+
 @pytest.mark.parametrize(
-    ("size", "training"), [*((SMALL, way) for way in WAYS), (SMALL_XL, WAYS[-1])], ids=str
+    ("size", "training"),
+    [*((SMALL, way) for way in WAYS), (SMALL_XL, WAYS[-1]), (TALL, WAYS[2])],
+    ids=str,
 )
 def test_fake_tensors_count_what_real_ones_take(size: ModelSize, training: Training) -> None:
     for count in (saved_bytes, peak_bytes):
@@ -177,3 +184,21 @@ def test_the_page_is_what_the_command_writes() -> None:
     for (label, value), line in zip(table, lines, strict=False):
         assert line[0].removeprefix("| ") == label
         assert line[column].removesuffix(" |") == value
+
+
+def test_pictures_of_another_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights stay as they are; trajectories grow with the area."""
+    assert TALL.denoiser().time_ids.tolist() == [[192, 64, 0, 0, 192, 64]]
+    monkeypatch.setattr(command, "SIZES", {"small": SMALL})
+    monkeypatch.setattr(command, "TRAININGS", TRAININGS[:1])
+    found: list[Needs] = []
+    monkeypatch.setattr(command, "needs", lambda *a: found.append(needs(*a)) or found[-1])
+    height, width = SMALL.image_size
+    for options in ([], ["--height", str(3 * height), "--width", str(2 * width)]):
+        command.main([*options, "--output", str(tmp_path / "memory.md")])
+    usual, large = found
+    assert large.denoiser == usual.denoiser
+    assert large.trajectories == 6 * usual.trajectories
+    assert large.next_pair > 4 * usual.next_pair
+    with pytest.raises(SystemExit):
+        command.main(["--height", "100"])

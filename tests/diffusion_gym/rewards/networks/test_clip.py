@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
+from transformers import CLIPImageProcessor
 
 from diffusion_gym.emoji64 import emoji64_folder
 from diffusion_gym.errors import ModelLoadError
@@ -79,3 +80,21 @@ def test_pixel_statistics_come_from_the_folder(folder: Path, tmp_path: Path) -> 
     (broken / "preprocessor_config.json").write_text(json.dumps(processor))
     with pytest.raises(ModelLoadError, match="image_mean"):
         load_clip(broken, "cpu")
+
+
+@pytest.mark.parametrize(("height", "width"), [(96, 128), (130, 70)])
+def test_images_that_are_not_square_are_cut_as_the_models_own_processor_cuts(
+    height: int, width: int
+) -> None:
+    clip = load_clip(FOLDER, "cpu")
+    images = PICTURES[:, :, :height, :width].mul(255).round().div(255)
+    config = json.loads((FOLDER / "processor_config.json").read_text())["image_processor"]
+    processor = CLIPImageProcessor(**config)
+    pixels = processor(list(images), do_rescale=False, return_tensors="pt").pixel_values
+    ours = clip._preprocessing(images)
+    assert ours.shape == pixels.shape
+    assert (ours - pixels).abs().mean() < 0.02
+    with torch.no_grad():
+        expected = clip.model.visual_projection(clip.model.vision_model(pixels).pooler_output)
+    cosine = torch.cosine_similarity(clip.embed_images(images), expected, dim=1)
+    assert cosine.min() > 0.995
