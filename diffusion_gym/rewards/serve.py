@@ -1,6 +1,7 @@
 """Serves a reward to other machines: ``python -m diffusion_gym.rewards.serve --reward NAME``."""
 
 import argparse
+import contextlib
 import importlib
 import json
 import socket
@@ -56,7 +57,8 @@ def serve(
             log_level="warning",
             timeout_graceful_shutdown=GRACE_SECONDS,
         )
-        uvicorn.Server(config).run(sockets=[listening])
+        with contextlib.suppress(KeyboardInterrupt):  # which uvicorn hands on when it has ended
+            uvicorn.Server(config).run(sockets=[listening])
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -66,10 +66,10 @@ def served(reward: Any, limits: Limits | None = None, port: int = 0) -> Iterator
 
 
 @contextmanager
-def started(*options: str) -> Iterator[tuple[str, subprocess.Popen]]:
+def started(*options: str, **where: Any) -> Iterator[tuple[str, subprocess.Popen]]:
     """The command that serves a reward, as a process of its own."""
     command = [sys.executable, "-m", "diffusion_gym.rewards.serve", *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **where) as process:
         try:
             url = process.stdout.readline().split()[-1].removesuffix("/v1/reward")
             yield url, process
