@@ -4,6 +4,7 @@ import json
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ from typing import Any
 import torch
 
 from agents.common.processes import current
+from agents.runs.named_code import Origin
+from agents.runs.own_parts import origins
 from agents.runs.settings import TrainSettings
 from diffusion_gym.envs import DiffusionT2IVectorEnv
-from diffusion_gym.errors import InvalidInputError, shown
+from diffusion_gym.errors import InvalidInputError, one_line, shown
 
 PACKAGES = (
     *("diffusion-gym", "torch", "diffusers", "transformers", "peft", "gymnasium"),
@@ -29,8 +32,10 @@ GROWING = ("images",)
 
 def describe(base: DiffusionT2IVectorEnv, settings: TrainSettings) -> dict[str, Any]:
     """What a run is made of and where it runs, as JSON has it."""
+    code = {name: own._asdict() for name, own in origins(settings.flat()).items()}
     return {
         "settings": settings.flat(),
+        "code": code,
         "model": {"name": base.model.name, "weights_sha256": base.model.weights_hash},
         "reward": {"name": base.reward_function.name, "version": base.reward_function.version},
         "prompts_sha256": base.prompts.content_hash,
@@ -51,7 +56,8 @@ def check_same(recorded: dict[str, Any], now: dict[str, Any]) -> None:
         now: From `describe`, of what would go on.
 
     Raises:
-        InvalidInputError: Settings, model, reward or prompts differ; the message names what does.
+        InvalidInputError: Settings, code, model, reward or prompts differ; the message names what
+            does.
     """
     now = json.loads(json.dumps(now))  # as the other was read from a file
     try:
@@ -64,6 +70,7 @@ def check_same(recorded: dict[str, Any], now: dict[str, Any]) -> None:
             and was[name] != value
             and not (name in GROWING and value > was[name])
         ]
+        differ += changed_code(recorded, {k: Origin(**v) for k, v in now["code"].items()})
         for what in ("model", "reward", "prompts_sha256"):
             if recorded[what] != now[what]:
                 differ.append(f"{what} ({shown(recorded[what])}, now {shown(now[what])})")
@@ -77,6 +84,21 @@ def check_same(recorded: dict[str, Any], now: dict[str, Any]) -> None:
             f"the run was started with something else: {'; '.join(differ)}. A run goes on with "
             "what it was started with; start another to change it"
         )
+
+
+def changed_code(recorded: dict[str, Any], now: Mapping[str, Origin]) -> list[str]:
+    """The code that has changed since it was recorded, in words.
+
+    Args:
+        recorded: From `describe`, when the run was started.
+        now: From `agents.runs.own_parts.origins`.
+    """
+    was = recorded.get("code", {})
+    return [
+        f"the code of {one_line(name)} ({one_line(str(is_now.file))} has changed since)"
+        for name, is_now in now.items()
+        if name in was and was[name]["sha256"] != is_now.sha256
+    ]
 
 
 def _device(device: torch.device) -> str:
