@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
@@ -16,9 +16,11 @@ from agents.runs.presets import preset_names, read_preset
 from agents.runs.run_folder import RunFolder
 from agents.runs.screen import Screen
 from agents.runs.settings import TrainSettings
+from agents.runs.start import read_start
 from agents.runs.training import Training
 from diffusion_gym.checks import Checked, Count
 from diffusion_gym.errors import InvalidInputError
+from diffusion_gym.parsing import as_path
 from diffusion_gym.rewards import reward_names
 
 COMMAND = "python -m agents.train"
@@ -60,6 +62,9 @@ class Choice(Checked):
 
     callback: tyro.conf.UseAppendAction[Sequence[str]] = ()
     """Callbacks."""
+
+    from_run: Annotated[str | None, tyro.conf.arg(name="from", aliases=("--from-run",))] = None
+    """Where the weights to begin with are."""
 
     device: str | None = None
     """The device."""
@@ -160,7 +165,12 @@ def read_settings(arguments: Sequence[str]) -> TrainSettings:
         InvalidInputError: A name is unknown.
     """
     choice, others = cli.parse_known(Choice, arguments)
-    default = TrainSettings.of(**choice.settings)
+    chosen, inherited = choice.settings, {}
+    if choice.from_run is not None:
+        start = read_start(choice.from_run)
+        inherited = start.settings
+        chosen["from_run"] = str(as_path("from", choice.from_run).absolute())
+    default = TrainSettings.of(**(inherited | chosen))
     for word in others:
         if word.startswith("--"):
             name = word[2:].partition("=")[0].replace("-", "_")

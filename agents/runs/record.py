@@ -17,6 +17,7 @@ from agents.runs.own_parts import origins
 from agents.runs.settings import TrainSettings
 from diffusion_gym.envs import DiffusionT2IVectorEnv
 from diffusion_gym.errors import InvalidInputError, one_line, shown
+from diffusion_gym.rewards.base import wants_metadata
 
 PACKAGES = (
     *("diffusion-gym", "torch", "diffusers", "transformers", "peft", "gymnasium"),
@@ -32,6 +33,7 @@ GROWING = ("images",)
 
 def describe(base: DiffusionT2IVectorEnv, settings: TrainSettings) -> dict[str, Any]:
     """What a run is made of and where it runs, as JSON has it."""
+    reads_metadata = wants_metadata(base.reward_function)
     code = {name: own._asdict() for name, own in origins(settings.flat()).items()}
     return {
         "settings": settings.flat(),
@@ -39,6 +41,7 @@ def describe(base: DiffusionT2IVectorEnv, settings: TrainSettings) -> dict[str, 
         "model": {"name": base.model.name, "weights_sha256": base.model.weights_hash},
         "reward": {"name": base.reward_function.name, "version": base.reward_function.version},
         "prompts_sha256": base.prompts.content_hash,
+        "metadata_sha256": base.prompts.metadata_hash if reads_metadata else None,
         "versions": {name: version(name) for name in PACKAGES},
         "commit": _commit(),
         "command": sys.argv,
@@ -71,7 +74,8 @@ def check_same(recorded: dict[str, Any], now: dict[str, Any]) -> None:
             and not (name in GROWING and value > was[name])
         ]
         differ += changed_code(recorded, {k: Origin(**v) for k, v in now["code"].items()})
-        for what in ("model", "reward", "prompts_sha256"):
+        recorded = {"metadata_sha256": None} | recorded  # older runs had none
+        for what in ("model", "reward", "prompts_sha256", "metadata_sha256"):
             if recorded[what] != now[what]:
                 differ.append(f"{what} ({shown(recorded[what])}, now {shown(now[what])})")
     except (KeyError, TypeError) as error:

@@ -4,7 +4,7 @@ import dataclasses
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
@@ -42,6 +42,10 @@ class RunConfig(Checked):
 
     seed: Seed = 0
     """Seed of everything random."""
+
+    from_run: Annotated[str | None, tyro.conf.arg(name="from", aliases=("--from-run",))] = None
+    """Run folder, checkpoint or exported folder whose trained weights this run begins with; the
+    model's own stay the base of KL divergences and of before and after."""
 
     output: str | None = None
     """Run folder; by default runs/REWARD-seedN[-K]."""

@@ -35,6 +35,7 @@ from agents.runs.report import write_report
 from agents.runs.run_folder import MetricsFile, RunFolder, write_json
 from agents.runs.screen import command, say
 from agents.runs.settings import TrainSettings
+from agents.runs.start import begin_with, read_start
 from agents.runs.tensorboard import TensorBoard
 from diffusion_gym.errors import InvalidInputError
 from diffusion_gym.wrappers import B2DiffuRLReward, shapings
@@ -122,10 +123,31 @@ class Training:
                     f"expected the rounds of a run that has ended in {mine.metrics_file}, found "
                     "none: there is nothing to train, and nothing to report"
                 )
+            record["start"] = self._records[0].get("start") if self._records else None
         else:
             self.agent = make_agent(settings, self.env)
+            record["start"] = self._begin()
         self.resumed = bool(checkpoints)
         return record
+
+    def _begin(self) -> dict[str, Any] | None:
+        """Gives a new agent the weights that it is to begin with; what is recorded of them.
+
+        Raises:
+            InvalidInputError: They do not fit; or they are not those that the run began with.
+        """
+        if self.settings.run.from_run is None:
+            return None
+        start = read_start(self.settings.run.from_run)
+        known = self._records[0].get("start") if self._records else None
+        if known is not None and known["sha256"] != start.sha256:
+            raise InvalidInputError(
+                f"expected the weights that the run began with in {start.place}, which have "
+                "changed since"
+            )
+        base_hash = base_env(self.env).model.weights_hash
+        self.agent.begin_with(begin_with(self.agent.policy, start, base_hash))
+        return {"place": str(start.place), "sha256": start.sha256}
 
     def _check_extension(self, images: int) -> None:
         """Refuses more images than the run was started with where what is trained goes by them."""
@@ -207,7 +229,8 @@ class Training:
         known = self.processes.from_main(lambda: self._base_evaluation)
         if known is not None:
             return known
-        policy = base_policy(self.agent.policy) if self.resumed else self.agent.policy
+        trained = self.resumed or self.settings.run.from_run is not None
+        policy = base_policy(self.agent.policy) if trained else self.agent.policy
         try:
             evaluation = self._evaluate(policy)
             self.processes.from_main(lambda: save_evaluation(evaluation, self.run_folder))

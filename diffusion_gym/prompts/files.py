@@ -18,8 +18,9 @@ annotations do, counts once. Whether a key or column begins with a capital does 
 ``.txt`` file of several prompts a line that begins with "# ", or is "#" alone, is a comment ("#1
 fan" is a prompt; one that begins with "# " can stand in the other formats).
 
-Only prompts are used. Other columns and keys, such as a category, are named in one warning; a
-file with negative prompts is refused, as its pictures would be other ones than it asks for.
+Other columns and keys, such as a category, are a prompt's metadata, for rewards that ask for it:
+texts from tables, whatever JSON has from the others. A file with negative prompts is refused, as
+its pictures would be other ones than it asks for.
 """
 
 import csv
@@ -27,7 +28,7 @@ import io
 import json
 import re
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,18 +51,20 @@ class Content(NamedTuple):
 
     Attributes:
         parts: Its prompts.
-        others: The columns or keys beside them.
+        metadata: Prompts with what stands in the other columns or keys; the former may repeat.
     """
 
     parts: Parts
-    others: tuple[str, ...] = ()
+    metadata: Sequence[tuple[str, Mapping[str, Any]]] = ()
 
 
-def read_prompt_file(file: Path) -> Parts:
+def read_prompt_file(file: Path) -> tuple[Parts, dict[str, Mapping[str, Any]]]:
     """Reads the prompts of a file; its suffix says which format it has.
 
     Returns:
-        The prompts of each part, without repetitions.
+        The prompts of each part, without repetitions; and by prompt what stands in the other
+        columns or keys, where there are any. Of a prompt that is repeated with others, its first
+        count, and a warning tells.
 
     Raises:
         InvalidInputError: The file does not exist or cannot be read, its content is not of its
@@ -69,15 +72,21 @@ def read_prompt_file(file: Path) -> Parts:
     """
     text = _text(file)
     try:
-        parts, others = READERS[file.suffix.lower()](text)
+        parts, pairs = READERS[file.suffix.lower()](text)
     except InvalidInputError as error:
         raise InvalidInputError(f"the prompt file {file} {error}") from error
-    if others:
+    metadata: dict[str, Mapping[str, Any]] = {}
+    for prompt, about in pairs:
+        if about:
+            metadata.setdefault(prompt, about)
+    repeated = [prompt for prompt, about in pairs if about and metadata[prompt] != about]
+    if repeated:
         warnings.warn(
-            f"the prompt file {file}: only its prompts are used, not {one_line(', '.join(others))}",
+            f"the prompt file {file}: {len(repeated)} rows repeat a prompt with other metadata, of "
+            f"which only the first counts: {one_line(repeated[0], 80)!r}",
             stacklevel=2,
         )
-    return {split: tuple(dict.fromkeys(texts)) for split, texts in parts.items()}
+    return {split: tuple(dict.fromkeys(texts)) for split, texts in parts.items()}, metadata
 
 
 def read_prompt_folder(folder: Path) -> Parts:
@@ -164,20 +173,22 @@ def _json(text: str) -> Content:
     read = {
         split: _prompts(list(enumerate(items, start=1)), "item") for split, items in parts.items()
     }
-    others = dict.fromkeys(name for _, names in read.values() for name in names)
-    return Content({split: prompts for split, (prompts, _) in read.items()}, tuple(others))
+    metadata = [pair for _, pairs in read.values() for pair in pairs]
+    return Content({split: prompts for split, (prompts, _) in read.items()}, metadata)
 
 
 def _json_lines(text: str) -> Content:
     numbered = enumerate(text.split("\n"), start=1)  # texts may hold other line separators
     items = [(n, _parsed(line, f"JSON in line {n}")) for n, line in numbered if line.strip()]
-    prompts, others = _prompts(items, "line")
-    return Content({"train": prompts}, others)
+    prompts, metadata = _prompts(items, "line")
+    return Content({"train": prompts}, metadata)
 
 
 def _table(text: str, dialect: type[csv.Dialect]) -> Content:
     rows = csv.DictReader(io.StringIO(text, newline=""), dialect=dialect)
-    prompts, line = [], 1
+    prompts: list[str] = []
+    metadata: list[tuple[str, Mapping[str, Any]]] = []
+    line = 1
     try:
         columns = [name or "" for name in rows.fieldnames or ()]
         column = _key(columns)
@@ -197,14 +208,15 @@ def _table(text: str, dialect: type[csv.Dialect]) -> Content:
                 )
             if prompt:
                 prompts.append(prompt)
+                about = {name: row[name] or "" for name in columns if _is_metadata(name, column)}
+                metadata.append((prompt, about))
             line = rows.line_num
     except csv.Error as error:
         raise InvalidInputError(
             f"is not a valid table in the row that begins in line {line + 1}: {error} (is a "
             "quotation mark not closed?)"
         ) from error
-    others = tuple(name for name in columns if name != column and not _is_negative(name))
-    return Content({"train": tuple(prompts)}, others)
+    return Content({"train": tuple(prompts)}, metadata)
 
 
 def _parsed(text: str, what: str) -> Any:
@@ -216,13 +228,20 @@ def _parsed(text: str, what: str) -> Any:
 
 def _prompts(
     items: Sequence[tuple[int, Any]], what: str
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The prompts of numbered texts or objects that have one, and the objects' other keys."""
+) -> tuple[tuple[str, ...], list[tuple[str, Mapping[str, Any]]]]:
+    """The prompts of numbered texts or objects that have one, with the objects' other keys."""
     prompts = tuple(_prompt(item, f"{what} {number}") for number, item in items)
-    objects = [item for _, item in items if isinstance(item, dict)]
-    others = dict.fromkeys(name for item in objects for name in item)
-    used = {_key(item) for item in objects}
-    return prompts, tuple(name for name in others if name not in used and not _is_negative(name))
+    metadata: list[tuple[str, Mapping[str, Any]]] = [
+        (prompt, {name: item[name] for name in item if _is_metadata(name, _key(item))})
+        for prompt, (_, item) in zip(prompts, items, strict=True)
+        if isinstance(item, dict)
+    ]
+    return prompts, metadata
+
+
+def _is_metadata(name: str, key: str | None) -> bool:
+    """Whether a column is neither the prompts' nor one of negative prompts, and has a name."""
+    return bool(name) and name != key and not _is_negative(name)
 
 
 def _prompt(item: Any, where: str) -> str:

@@ -61,9 +61,10 @@ def load_prompts(spec: str | os.PathLike[str] | Sequence[str]) -> PromptList:
         return BUILT_IN[source]().split(split)
     file = as_path("prompts", source)
     if file.is_dir():
-        return PromptSet(source, **read_prompt_folder(file)).split(split)
+        return PromptSet(source, read_prompt_folder(file)["train"]).split(split)
     if file.suffix.lower() in READERS:
-        return PromptSet(source, **read_prompt_file(file)).split(split)
+        read, metadata = read_prompt_file(file)
+        return PromptSet(source, read["train"], read.get("held_out", ()), metadata).split(split)
     parts = ", ".join(f"{name}[:held_out]" for name in prompt_set_names())
     suffixes = ", ".join(READERS)
     raise unknown_name(

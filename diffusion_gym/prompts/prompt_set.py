@@ -3,9 +3,9 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import overload
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, overload
 
 from diffusion_gym.errors import InvalidInputError, shown
 
@@ -20,6 +20,8 @@ class PromptList(Sequence[str]):
     Attributes:
         name: Where it comes from, for logs and files.
         texts: The prompts.
+        metadata: What its file says of a prompt besides, by its text; prompts of which it says
+            nothing are not in it.
 
     Raises:
         InvalidInputError: There is no prompt, or one is empty, no text, not made of characters
@@ -28,6 +30,7 @@ class PromptList(Sequence[str]):
 
     name: str
     texts: tuple[str, ...]
+    metadata: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         """Checks the texts."""
@@ -55,6 +58,11 @@ class PromptList(Sequence[str]):
         """SHA-256 of the texts and their order, as hexadecimal digits."""
         return hashlib.sha256(json.dumps(self.texts).encode()).hexdigest()
 
+    @property
+    def metadata_hash(self) -> str:
+        """SHA-256 of the metadata, as hexadecimal digits."""
+        return hashlib.sha256(json.dumps(self.metadata, sort_keys=True).encode()).hexdigest()
+
     def __len__(self) -> int:
         return len(self.texts)
 
@@ -74,6 +82,7 @@ class PromptSet:
         name: The set's name.
         train: Prompts for training.
         held_out: Prompts for testing; may be empty.
+        metadata: What is known of a prompt besides, by its text.
 
     Raises:
         InvalidInputError: A prompt is in both.
@@ -82,6 +91,7 @@ class PromptSet:
     name: str
     train: tuple[str, ...]
     held_out: tuple[str, ...] = ()
+    metadata: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         """Checks that nothing is tested that was trained."""
@@ -92,7 +102,8 @@ class PromptSet:
     def split(self, split: str) -> PromptList:
         """Returns one part, "train" or "held_out"."""
         texts = {"train": self.train, "held_out": self.held_out}
-        return PromptList(f"{self.name}:{split}", texts[split])
+        own = {text: self.metadata[text] for text in texts[split] if text in self.metadata}
+        return PromptList(f"{self.name}:{split}", texts[split], own)
 
 
 def _shown(text: object) -> str:

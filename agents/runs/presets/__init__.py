@@ -12,7 +12,7 @@ from diffusion_gym.parsing import as_path, parse
 FOLDER = Path(__file__).parent
 SUFFIX = ".toml"
 
-OWN = ("preset", "output")
+OWN = ("preset", "output", "from_run")
 """Settings that are a run's own, not a recipe's."""
 
 
