@@ -65,6 +65,12 @@ def branches(env: Any) -> ImageAlgorithm:
     return make_agent(shaped, samples_per_prompt=8, n_epochs=2, **ADAM)
 
 
+def decoupled(env: Any) -> ImageAlgorithm:
+    statistics = {"advantage": "prompt", "statistics_min_count": 2}
+    aggregation = {"multi_objective_aggregation": "normalize_then_sum"}
+    return make_agent(env, samples_per_prompt=8, **statistics, **aggregation, **ADAM)
+
+
 def nft(env: Any) -> ImageAlgorithm:
     return make_nft(env, samples_per_prompt=8, batch_size=3, decay_rate=0.2, **ADAM)
 
@@ -73,10 +79,11 @@ KINDS: Mapping[str, Callable[[Any], ImageAlgorithm]] = {
     "sparse": sparse,
     "noise_aware": noise_aware,
     "branches": branches,
+    "decoupled": decoupled,
     "nft": nft,
 }
-RESUMED = ("branches", "nft")
-"""Those whose wrapper, or agent, has a state of its own."""
+RESUMED = ("branches", "decoupled", "nft")
+"""Those whose wrapper, or agent, or estimator, has a state of its own."""
 
 
 class LastRow(KVWriter):
@@ -97,8 +104,9 @@ class LastRow(KVWriter):
 
 def small_env(kind: str, processes: Processes) -> Any:
     """This process's part of an environment of `IMAGES` rows, with a smooth reward."""
-    options = {"eta": 0.0} if kind == "nft" else {}
-    return make_env(IMAGES // processes.count, reward="house_style", **options)
+    options: dict[str, Any] = {"eta": 0.0} if kind == "nft" else {}
+    reward = {"house_style": 1.0, "clip_score": 0.5} if kind == "decoupled" else "house_style"
+    return make_env(IMAGES // processes.count, reward=reward, **options)
 
 
 def trained(kind: str, processes: Processes) -> dict[str, Any]:
