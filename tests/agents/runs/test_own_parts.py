@@ -1,6 +1,7 @@
 """Code that command lines name: rewards, shapings, algorithms and callbacks of one's own."""
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from agents.runs.settings import TrainSettings
 from diffusion_gym.errors import InvalidInputError
 from diffusion_gym.models import loading
 from diffusion_gym.rewards import make_reward
+from diffusion_gym.rewards.registry import _factories
 
 QUICK = (
     "--images 8 --num-envs 4 --samples-per-prompt 2 --num-inference-steps 3 --eval-prompts 2 "
@@ -139,8 +141,6 @@ def forgotten() -> Callable[[Path], None]:
 
 
 def registry() -> dict[str, Any]:
-    from diffusion_gym.rewards.registry import _factories
-
     return _factories
 
 
@@ -206,8 +206,6 @@ def test_malformed_names_are_refused_with_what_was_given(text: str) -> None:
 
 
 def test_folders_and_pipes_are_no_files_of_code(tmp_path: Path) -> None:
-    import os
-
     (tmp_path / "folder.py").mkdir()
     os.mkfifo(tmp_path / "pipe.py")
     for name in ("folder", "pipe"):
