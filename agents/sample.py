@@ -1,4 +1,7 @@
-"""Draws images with a trained policy: ``python -m agents.sample RUN --prompt "a cat"``."""
+"""Draws images with a trained policy: ``python -m agents.sample RUN --prompt "a cat"``.
+
+Without RUN, with a model as it is: the one that --model names, or the embedded one.
+"""
 
 import itertools
 from collections.abc import Sequence
@@ -13,7 +16,15 @@ from agents.evaluation import evaluate
 from agents.evaluation.pictures import image_sheet
 from agents.files import file_to_write
 from agents.runs import cli
-from agents.runs.builders import Prompts, base_policy, load_policy, make_evaluation_env
+from agents.runs.builders import (
+    Prompts,
+    base_policy,
+    check_subject,
+    load_policy,
+    make_evaluation_env,
+    untrained_policy,
+    untrained_settings,
+)
 from agents.runs.run_folder import RunFolder
 from agents.runs.screen import Screen, say
 from diffusion_gym.checks import Checked, Count, Seed
@@ -24,14 +35,18 @@ from diffusion_gym.errors import InvalidInputError, one_line
 class SampleOptions(Checked):
     """What to draw."""
 
-    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Run folder of agents.train."""
+    run: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[RUN]")] = None
+    """Run folder of agents.train; by default none, and a model draws that was not trained here."""
 
-    prompt: tyro.conf.UseAppendAction[tuple[str, ...]]
+    prompt: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """What to draw; may be given repeatedly."""
 
     negative_prompt: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """What guidance leads away from: one for all prompts, or as many as there are prompts."""
+
+    model: str | None = None
+    """Without RUN: embedded model's name, diffusers folder, .safetensors file, or id on the model
+    hub; by default the embedded model."""
 
     samples: Count = 8
     """Images per prompt."""
@@ -43,7 +58,7 @@ class SampleOptions(Checked):
     """Draw with the model before training."""
 
     device: str | None = None
-    """Torch device; by default the run's."""
+    """Torch device; by default the run's, or the fastest that there is."""
 
     checkpoint: str | None = None
     """Name of a checkpoint of the run, such as round-000005; by default the newest."""
@@ -64,14 +79,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not options.prompt:
         raise InvalidInputError("expected at least one --prompt, got none")
     output = _checked_output(options.output)
-    run = RunFolder.open(options.run)
-    settings = run.settings
+    check_subject(options.run, model=options.model, checkpoint=options.checkpoint)
+    run = RunFolder.open(options.run) if options.run else None
+    settings = run.settings if run else untrained_settings(options.model, options.device)
 
     # 2. The policy, and an environment of these prompts.
     device = options.device or settings.env.device
-    policy = load_policy(run, device=device, checkpoint=options.checkpoint)
-    if options.base:
-        policy = base_policy(policy)
     count = len(options.prompt) * options.samples
     env = make_evaluation_env(
         settings,
@@ -81,6 +94,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         device=device,
         reward="jpeg_compressibility",  # any prompt has one
     )
+    if run is None:
+        policy = untrained_policy(settings, env)
+    else:
+        policy = load_policy(run, device=device, checkpoint=options.checkpoint)
+        policy = base_policy(policy) if options.base else policy
 
     # 3. The picture.
     result = evaluate(

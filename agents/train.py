@@ -1,20 +1,26 @@
 """Fine-tunes a text-to-image model by reinforcement: ``python -m agents.train``."""
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, Any
+
+import tyro
 
 from agents.common.processes import join, leave
 from agents.runs import cli
 from agents.runs.algorithms import ALGORITHMS
 from agents.runs.methods import METHODS
-from agents.runs.presets import preset_names
+from agents.runs.own_parts import check_trusted, use, with_absolute_paths
+from agents.runs.presets import preset_names, read_preset
 from agents.runs.run_folder import RunFolder
 from agents.runs.screen import Screen
 from agents.runs.settings import TrainSettings
+from agents.runs.start import read_start
 from agents.runs.training import Training
 from diffusion_gym.checks import Checked, Count
 from diffusion_gym.errors import InvalidInputError
+from diffusion_gym.parsing import as_path
 from diffusion_gym.rewards import reward_names
 
 COMMAND = "python -m agents.train"
@@ -39,14 +45,42 @@ class Choice(Checked):
     model: str | None = None
     """The model."""
 
-    reward: str | None = None
+    reward: str | Mapping[str, float] | None = None
     """The reward."""
+
+    reward_options: Mapping[str, Any] | None = None
+    """Options of rewards."""
+
+    also: Sequence[str] | None = None
+    """Rewards to watch."""
 
     shaping: str | None = None
     """The reward shaping."""
 
+    shaping_options: Mapping[str, Any] | None = None
+    """Options of a shaping of one's own."""
+
+    callback: tyro.conf.UseAppendAction[Sequence[str]] = ()
+    """Callbacks."""
+
+    from_run: Annotated[str | None, tyro.conf.arg(name="from", aliases=("--from-run",))] = None
+    """Where the weights to begin with are."""
+
     device: str | None = None
     """The device."""
+
+    trust: bool = False
+    """Import the code that the resumed run, or the preset, names."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Those settings of a new run among the options that are given."""
+        chosen = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {
+            name: value
+            for name, value in chosen.items()
+            if name not in ("resume", "trust") and value not in (None, ())
+        }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,6 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         device = RunFolder.open(choice.resume).settings.env.device
     processes = join(device or "auto")
     console = Screen(quiet=not processes.is_main)
+    with processes.together():  # what the settings are made of has to be known in every process
+        import_named(choice)
     if choice.resume is None:
         settings = processes.from_main(lambda: read_settings(given))
         status = Training(settings, console).run()
@@ -71,6 +107,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
+def import_named(choice: Choice) -> None:
+    """Imports the code that is named on the command line, and, where trusted, in a file that is.
+
+    Raises:
+        InvalidInputError: It cannot be imported, or is not what it should be; or a run folder or a
+            preset names code and is not trusted.
+    """
+    typed = with_absolute_paths(choice.settings)
+    use(typed)
+    if choice.resume is not None:
+        foreign, where = RunFolder.open(choice.resume).flat_settings(), choice.resume
+    elif choice.preset is not None:
+        recipe = read_preset(choice.preset)
+        foreign = {name: value for name, value in recipe.items() if name not in typed}
+        where = choice.preset
+    else:
+        return
+    check_trusted(foreign, where, choice.trust)
+    use(with_absolute_paths(foreign))
+
+
 def _resumed(choice: Choice, others: Sequence[str]) -> tuple[RunFolder, TrainSettings]:
     """The run to go on with, and its settings, which may have more images than before.
 
@@ -78,10 +135,10 @@ def _resumed(choice: Choice, others: Sequence[str]) -> tuple[RunFolder, TrainSet
         InvalidInputError: There are other options besides; or it would have fewer images.
     """
     assert choice.resume is not None
-    allowed = ("resume", "images")
-    named = [name for name, value in vars(choice).items() if value and name not in allowed]
+    named = [name for name in choice.settings if name != "images"]
     if named or others:
-        flags = [f"--{name}" for name in named] + [word for word in others if word[:2] == "--"]
+        flags = [f"--{name.replace('_', '-')}" for name in named]
+        flags += [word for word in others if word[:2] == "--"]
         raise InvalidInputError(
             f"a resumed run keeps its settings: expected --resume alone, or with more --images, "
             f"got {', '.join(flags or others)} as well"
@@ -101,21 +158,26 @@ def _resumed(choice: Choice, others: Sequence[str]) -> tuple[RunFolder, TrainSet
 def read_settings(arguments: Sequence[str]) -> TrainSettings:
     """The settings of a new run: what is given, over what is recommended for what is given.
 
+    Code that they name has been imported by `import_named`.
+
     Raises:
         SystemExit: After ``--help``, or an option that cannot be read.
         InvalidInputError: A name is unknown.
     """
     choice, others = cli.parse_known(Choice, arguments)
-    about = {name: value for name, value in vars(choice).items() if value is not None}
-    about.pop("resume", None)
-    default = TrainSettings.of(**about)
+    chosen, inherited = choice.settings, {}
+    if choice.from_run is not None:
+        start = read_start(choice.from_run)
+        inherited = start.settings
+        chosen["from_run"] = str(as_path("from", choice.from_run).absolute())
+    default = TrainSettings.of(**(inherited | chosen))
     for word in others:
         if word.startswith("--"):
             name = word[2:].partition("=")[0].replace("-", "_")
             TrainSettings.check_belongs(name, default.run.algorithm)
     return cli.parse(
         TrainSettings,
-        arguments,
+        others,
         command=COMMAND,
         description=_description(),
         default=default,
@@ -128,6 +190,8 @@ def _description() -> str:
         "those for the algorithm, the model, the reward, the shaping and the preset that are named "
         "before --help. "
         "--resume RUN continues the run in a folder, with --images N to N images in all. "
+        "A reward, shaping, algorithm or callback of yours is module:name or path/file.py:name; "
+        "--trust imports the code that a resumed run, or a preset, names. "
         "With N processes (torchrun --nproc-per-node N -m agents.train …, or accelerate launch) "
         "every number of images is of all together, --batch-size is of each.\n\n"
         f"Algorithms: {', '.join(ALGORITHMS)}.\n\n"

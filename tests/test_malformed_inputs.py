@@ -351,6 +351,7 @@ PPO_FIELDS: Mapping[str, Field] = {
     "clip_range": Field(lambda agent: agent.clip_range(1.0), NUMBERS_ABOVE_0),
     "advantage": Field(ppo_option("advantage")),
     "standardise_steps": Field(ppo_option("standardise_steps")),
+    "multi_objective_aggregation": Field(ppo_option("multi_objective_aggregation")),
     "advantage_clip": Field(ppo_option("advantage_clip"), NUMBERS_ABOVE_0),
     "kl_coef": Field(ppo_option("kl_coef"), NUMBERS_FROM_0),
     "max_grad_norm": Field(attribute("max_grad_norm"), NUMBERS_ABOVE_0),

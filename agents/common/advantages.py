@@ -1,6 +1,7 @@
 """Advantages: how much better an image is than others of its prompt."""
 
 from collections import deque
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -103,6 +104,53 @@ class GroupStatistics:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Nothing to load."""
+
+
+class DecoupledAdvantages:
+    """Several rewards, each normalised by itself before they are added (GDPO, arXiv 2601.05242).
+
+    ``A = (S - mean) / (std + 1e-6)`` over the whole batch, of ``S = Σ_k w_k A_k``, where ``A_k`` is
+    the advantage that an estimator gives for the k-th reward alone: GDPO's with
+    `GroupStatistics`. No reward's scale counts but by its weight.
+
+    Args:
+        weights: w_k by the names of the rewards.
+        make: Makes the estimator of each.
+    """
+
+    def __init__(
+        self, weights: Mapping[str, float], make: Callable[[], AdvantageEstimator]
+    ) -> None:
+        self.weights = dict(weights)
+        self.estimators = {name: make() for name in weights}
+
+    def update(self, prompt_ids: npt.ArrayLike, rewards: Mapping[str, npt.ArrayLike]) -> FloatArray:
+        """Takes in a batch of every reward, ``[B]`` each, and returns its advantages ``[B]``.
+
+        Raises:
+            InvalidInputError: One of the rewards is missing.
+        """
+        if missing := [name for name in self.weights if name not in rewards]:
+            raise InvalidInputError(
+                f"expected every reward of the sum among the episodes' reward_terms, got none for "
+                f"{', '.join(missing)}"
+            )
+        total = np.zeros(np.shape(prompt_ids))
+        for name, weight in self.weights.items():
+            total += weight * self.estimators[name].update(prompt_ids, rewards[name])
+        if not len(total):
+            return total
+        normalised: FloatArray = (total - total.mean()) / (total.std() + EPSILON)
+        return normalised
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs."""
+        return {name: each.state_dict() for name, each in self.estimators.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes up where `state_dict` left off."""
+        for name, each in self.estimators.items():
+            each.load_state_dict(state[name])
 
 
 def make_estimator(baseline: str, *, buffer_size: int, min_count: int) -> AdvantageEstimator:

@@ -10,6 +10,7 @@ from agents.common.sb3_vec_env import SB3VecEnv
 from diffusion_gym.checks import Checked, Range, Seed
 from diffusion_gym.errors import InvalidInputError, UnknownKeywordError, shown
 from diffusion_gym.models.loading import resolve_device
+from diffusion_gym.rewards.composite import CompositeReward
 from diffusion_gym.wrappers import B2DiffuRLReward, shapings
 
 MEANINGLESS = {
@@ -93,6 +94,27 @@ def check_noise(env: SB3VecEnv) -> None:
             f"no step of this environment has noise ({reason}), so there is nothing to train on: "
             "expected eta > 0 and at least 2 denoising steps"
         )
+
+
+def reward_weights(env: SB3VecEnv) -> dict[str, float]:
+    """The weights of an environment's rewards, by the names of their terms.
+
+    Raises:
+        InvalidInputError: It has no weighted sum of rewards, or a wrapper compares images itself.
+    """
+    what = "multi_objective_aggregation='normalize_then_sum'"
+    reward = env.base_env.reward_function
+    if not isinstance(reward, CompositeReward):
+        raise InvalidInputError(
+            f"{what} normalises the rewards of a weighted sum: expected one, such as "
+            f'reward={{"clip_score": 1, "jpeg_compressibility": 1}}, got {shown(reward.name)}'
+        )
+    for shaping in shapings(env.vector_env):
+        if isinstance(shaping, B2DiffuRLReward):
+            raise InvalidInputError(
+                f"B2DiffuRLReward compares the returns of its branches itself: expected no {what}"
+            )
+    return dict(reward.weights)
 
 
 def check_groups(

@@ -1,10 +1,13 @@
 """What a round leaves of its episodes, whatever the agent keeps of them besides."""
 
 from dataclasses import dataclass, field, fields
-from typing import Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import torch
 from torch import Tensor
+
+NAMED = ("extras", "reward_terms")
+"""The fields that hold columns by name, of which a batch may lack some."""
 
 
 @dataclass(kw_only=True)
@@ -18,6 +21,7 @@ class Episodes:
         advantages: Advantage of each episode, ``[B]``; NaN until it is known.
         extras: What wrappers measured of each episode, for the log, by name, ``[B]`` float32; NaN
             where it was not measured.
+        reward_terms: What the reward is made of, by name, likewise.
     """
 
     prompt_ids: Tensor
@@ -25,21 +29,26 @@ class Episodes:
     valid: Tensor
     advantages: Tensor
     extras: dict[str, Tensor] = field(default_factory=dict)
+    reward_terms: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.returns)
 
     @classmethod
     def joined(cls, batches: list[Self]) -> Self:
-        """Several batches as one; an extra that a batch lacks is NaN there."""
-        names = [f.name for f in fields(cls) if f.name != "extras"]
-        columns = {name: torch.cat([getattr(batch, name) for batch in batches]) for name in names}
-        extras = {}
-        for name in dict.fromkeys(name for batch in batches for name in batch.extras):
-            unknown = [torch.full_like(batch.returns, torch.nan) for batch in batches]
-            parts = [b.extras.get(name, nan) for b, nan in zip(batches, unknown, strict=True)]
-            extras[name] = torch.cat(parts)
-        return cls(**columns, extras=extras)
+        """Several batches as one; an extra or a term that a batch lacks is NaN there."""
+        names = [f.name for f in fields(cls) if f.name not in NAMED]
+        columns: dict[str, Any] = {
+            name: torch.cat([getattr(batch, name) for batch in batches]) for name in names
+        }
+        unknown = [torch.full_like(batch.returns, torch.nan) for batch in batches]
+        groups: dict[str, dict[str, Tensor]] = {group: {} for group in NAMED}
+        for group, joined in groups.items():
+            own = [getattr(batch, group) for batch in batches]
+            for name in dict.fromkeys(name for each in own for name in each):
+                parts = [each.get(name, nan) for each, nan in zip(own, unknown, strict=True)]
+                joined[name] = torch.cat(parts)
+        return cls(**(columns | groups))
 
 
 EpisodesT = TypeVar("EpisodesT", bound=Episodes)

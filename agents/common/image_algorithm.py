@@ -21,16 +21,17 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import MaybeCallback
 from torch import Tensor
 
-from agents.common.advantages import AdvantageEstimator, make_estimator
+from agents.common.advantages import AdvantageEstimator, DecoupledAdvantages, make_estimator
 from agents.common.arguments import (
     MEANINGLESS,
     StockConfig,
     check_groups,
     checked_device,
     refuse_meaningless,
+    reward_weights,
 )
 from agents.common.checkpoint import Stateful, resume_agent
-from agents.common.episodes import Episodes, RoundBuffer
+from agents.common.episodes import NAMED, Episodes, RoundBuffer
 from agents.common.figures import episode_figures, update_figures
 from agents.common.processes import Processes, Rows, current
 from agents.common.rollout import draw_prompts, finished_step
@@ -110,7 +111,7 @@ class ImageAlgorithm(OnPolicyAlgorithm):
     processes: Processes
     """Those that train together."""
 
-    advantage_estimator: AdvantageEstimator
+    advantage_estimator: AdvantageEstimator | DecoupledAdvantages
     """Compares each image with others of its prompt."""
 
     prompt_rng: np.random.Generator
@@ -280,11 +281,7 @@ class ImageAlgorithm(OnPolicyAlgorithm):
             self._check_env(self.env)
         self._setup_lr_schedule()
         self.rollout_buffer = self._new_buffer()
-        self.advantage_estimator = make_estimator(
-            self.config.advantage,
-            buffer_size=self.config.statistics_buffer_size,
-            min_count=self.config.statistics_min_count,
-        )
+        self.advantage_estimator = self._new_estimator()
         model, schedule = self._model_and_schedule()
         super().set_random_seed(self.seed)  # adapters start from random numbers
         policy_class: Any = self.policy_class
@@ -297,6 +294,20 @@ class ImageAlgorithm(OnPolicyAlgorithm):
             **self.policy_kwargs,
         )
         self.set_random_seed(self.seed)
+
+    def _new_estimator(self) -> AdvantageEstimator | DecoupledAdvantages:
+        """What compares images: of an agent without an environment nothing is compared."""
+
+        def make() -> AdvantageEstimator:
+            return make_estimator(
+                self.config.advantage,
+                buffer_size=self.config.statistics_buffer_size,
+                min_count=self.config.statistics_min_count,
+            )
+
+        if self.config.multi_objective_aggregation == "sum_then_normalize" or self.env is None:
+            return make()
+        return DecoupledAdvantages(reward_weights(self.env), make)
 
     def _model_and_schedule(self) -> tuple[DiffusionModel, Schedule]:
         """The environment's, or, for an agent loaded without one, those it was trained with."""
@@ -433,7 +444,11 @@ class ImageAlgorithm(OnPolicyAlgorithm):
         # A: a wrapper's, or else this agent's own estimate.
         own = data.valid & data.advantages.isnan()
         ids, returns = data.prompt_ids[own].cpu().numpy(), data.returns[own].cpu().numpy()
-        estimated = torch.as_tensor(self.advantage_estimator.update(ids, returns))
+        if isinstance(self.advantage_estimator, DecoupledAdvantages):
+            terms = {k: v[own].cpu().numpy() for k, v in data.reward_terms.items()}
+            estimated = torch.as_tensor(self.advantage_estimator.update(ids, terms))
+        else:
+            estimated = torch.as_tensor(self.advantage_estimator.update(ids, returns))
         data.advantages[own] = estimated.to(data.advantages)
         bound = self.config.advantage_clip
         data.advantages.nan_to_num_(0.0).clamp_(-bound, bound)
@@ -454,13 +469,17 @@ class ImageAlgorithm(OnPolicyAlgorithm):
         if self.processes.alone:
             return data
         unknown = torch.full_like(data.returns, torch.nan)
-        names = dict.fromkeys(self.processes.joined(list(data.extras)))
+        groups: dict[str, dict[str, Tensor]] = {}
+        for group in NAMED:
+            own: dict[str, Tensor] = getattr(data, group)
+            names = dict.fromkeys(self.processes.joined(list(own)))
+            groups[group] = {name: rows.everyone(own.get(name, unknown)) for name in names}
         return Episodes(
             prompt_ids=rows.everyone(data.prompt_ids),
             returns=rows.everyone(data.returns),
             valid=rows.everyone(data.valid),
             advantages=rows.everyone(data.advantages),
-            extras={name: rows.everyone(data.extras.get(name, unknown)) for name in names},
+            **groups,
         )
 
     def _record_rollout(self, seconds: float) -> None:
@@ -548,6 +567,13 @@ class ImageAlgorithm(OnPolicyAlgorithm):
 
     def _embedding(self, prompt_ids: Tensor) -> PromptEmbedding:
         return self.base_env.prompt_embedding(prompt_ids)
+
+    def begin_with(self, weights: Mapping[str, Tensor]) -> None:
+        """Gives the policy its first weights, by the names of its `UNetPolicy.state_dict`.
+
+        What it is compared with as its base stays the model's own.
+        """
+        self.policy.load_state_dict(weights)
 
     # ------------------------------------------------------------- saving and going on
 

@@ -43,6 +43,12 @@ class RoundConfig(Checked):
     advantage: Literal["group", "prompt"] = "group"
     """Baseline: over the round's images of a prompt, or DDPO's running statistics per prompt."""
 
+    multi_objective_aggregation: Literal["sum_then_normalize", "normalize_then_sum"] = (
+        "sum_then_normalize"
+    )
+    """Of a weighted sum of rewards: compare the sums, or normalise each reward's advantages by
+    themselves, add them by their weights, and normalise that over the round (GDPO)."""
+
     statistics_buffer_size: Count = 32
     """Rewards remembered per prompt by the running statistics."""
 

@@ -136,7 +136,9 @@ def evaluate(
         images=merged([batch.images for batch in batches]),
     )
     if image_metrics is not None:
-        result.other_rewards, result.left_out = image_metrics.scores(result.images, texts)
+        result.other_rewards, result.left_out = image_metrics.scores(
+            result.images, texts, base.prompts.metadata
+        )
         result.metrics = image_metrics.diversity(result.images)
         if policy.schedule.stochastic.any():
             result.metrics[KL_TO_BASE] = merged([b.divergence for b in batches])[:, 0]

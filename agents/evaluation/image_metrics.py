@@ -1,7 +1,8 @@
 """What is measured of an evaluation's images besides the reward: signs of over-optimisation."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +33,10 @@ class ImageMetrics:
     embed_images: Callable[[Tensor], Tensor]
 
     def scores(
-        self, images: Images, prompts: Sequence[str]
+        self,
+        images: Images,
+        prompts: Sequence[str],
+        metadata: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> tuple[dict[str, Array], dict[str, str]]:
         """Scores images with every reward.
 
@@ -42,6 +46,7 @@ class ImageMetrics:
         Args:
             images: ``[P, S, H, W, 3]``.
             prompts: P prompts.
+            metadata: What is known of a prompt besides, by its text.
 
         Returns:
             By name, ``[P, S]`` with NaN where the reward could not be computed; and, for a reward
@@ -52,7 +57,7 @@ class ImageMetrics:
         unreadable: dict[str, str] = {}
         for reward in self.rewards:
             try:
-                values[reward.name] = _score(reward, images, texts)
+                values[reward.name] = _score(reward, images, texts, metadata or {})
             except InvalidInputError as error:
                 unreadable[reward.name] = str(error)
         return values, unreadable
@@ -70,10 +75,16 @@ class ImageMetrics:
         }
 
 
-def _score(reward: RewardFunction, images: Images, texts: list[str]) -> Array:
+def _score(
+    reward: RewardFunction,
+    images: Images,
+    texts: list[str],
+    metadata: Mapping[str, Mapping[str, Any]],
+) -> Array:
     parts = []
     for start, batch in _batches(images):
-        result = score(reward, batch, texts[start : start + len(batch)])
+        own = texts[start : start + len(batch)]
+        result = score(reward, batch, own, [metadata.get(text, {}) for text in own])
         parts.append(result.values.double().masked_fill(~result.valid, torch.nan))
     scores: Array = torch.cat(parts).numpy().reshape(images.shape[:2])
     return scores

@@ -1,6 +1,6 @@
 """Learning on the forward process (DiffusionNFT, arXiv 2509.16117) in Stable-Baselines3."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -196,6 +196,11 @@ class DiffusionNFT(ImageAlgorithm):
         return super().learn(
             total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
         )
+
+    def begin_with(self, weights: Mapping[str, Tensor]) -> None:
+        """Gives the policy, and the old weights, their first ones."""
+        super().begin_with(weights)
+        self.old.follow(0.0)
 
     def stateful_parts(self) -> dict[str, Stateful]:
         """The old weights as well."""

@@ -73,6 +73,7 @@ def collect_images(
         valid=episodes.reward_valid,
         advantages=_advantages(episodes, played.returns),
         extras=measured(episodes),
+        reward_terms=dict(episodes.reward_terms),
     )
     return images, played.infos
 

@@ -63,6 +63,7 @@ def collect_batch(
             else outcome.advantage
         ),
         extras=measured(played.episodes),
+        reward_terms=dict(played.episodes.reward_terms),
     )
     return trajectories, played.infos
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from agents.common.image_algorithm import ImageAlgorithm
 from agents.common.round_config import RoundConfig
@@ -10,8 +10,7 @@ from agents.nft import DiffusionNFT
 from agents.nft.config import NFTConfig
 from agents.ppo import DiffusionPPO
 from agents.ppo.config import PPOConfig
-
-AlgorithmName = Literal["ppo", "nft"]
+from diffusion_gym.errors import unknown_name
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,18 @@ class Algorithm:
     checkpoint: Mapping[str, Any] = field(default_factory=dict)
 
 
-ALGORITHMS: Mapping[AlgorithmName, Algorithm] = {
+def algorithm(name: str) -> Algorithm:
+    """An algorithm by name.
+
+    Raises:
+        InvalidInputError: There is none.
+    """
+    if name not in ALGORITHMS:
+        raise unknown_name("algorithm", name, ALGORITHMS)
+    return ALGORITHMS[name]
+
+
+ALGORITHMS: dict[str, Algorithm] = {
     "ppo": Algorithm(DiffusionPPO, PPOConfig),
     "nft": Algorithm(
         DiffusionNFT,

@@ -17,12 +17,12 @@ from agents.common.processes import current
 from agents.evaluation import Evaluation, ImageMetrics, evaluate
 from agents.files import atomic
 from agents.policy import UNetPolicy
-from agents.runs.algorithms import ALGORITHMS
+from agents.runs.algorithms import algorithm
 from agents.runs.run_folder import RunFolder
 from agents.runs.settings import TrainSettings
 from diffusion_gym.emoji64 import emoji64_folder
 from diffusion_gym.envs import DiffusionT2IVectorEnv, EnvConfig
-from diffusion_gym.errors import InvalidInputError, unknown_name
+from diffusion_gym.errors import InvalidInputError, shown, unknown_name
 from diffusion_gym.models.embedded import EMOJI64
 from diffusion_gym.prompts import load_prompts
 from diffusion_gym.rewards import make_reward
@@ -124,7 +124,7 @@ def base_env(env: Env) -> DiffusionT2IVectorEnv:
 
 def make_agent(settings: TrainSettings, env: Env) -> ImageAlgorithm:
     """A new agent."""
-    return ALGORITHMS[settings.run.algorithm].agent(
+    return algorithm(settings.run.algorithm).agent(
         "UNetPolicy",
         env,
         seed=settings.run.seed,
@@ -176,7 +176,7 @@ def make_image_metrics(
         rewards: Names of the others; None: as fits the model.
         trained_on: Name of the reward that the run trained on, where it is not the environment's:
             it is always among the others.
-        options: That reward's, as `make_reward` takes them.
+        options: Options of rewards by their names; of those that are not used here, too.
         diversity_clip: Folder or hub id of the CLIP by whose embeddings images are compared; None:
             the embedded one, whatever the model.
     """
@@ -185,14 +185,15 @@ def make_image_metrics(
         rewards = OTHER_REWARDS.get(base.model.name, FALLBACK_REWARDS)
     if isinstance(trained_on, str):
         rewards = dict.fromkeys([trained_on, *rewards])
-    own = (base.reward_function.name, base.config.reward)
-    device = str(base.device)
+    own = (base.config.reward, base.reward_function.name)
+    device, options = str(base.device), options or {}
     embedded = (emoji64_folder() / "clip").resolve()  # shared with `clip_score`
-    source = diversity_clip or embedded
-    clip = load_clip(source, device, reward="diversity_clip", option=None)
+    clip = load_clip(diversity_clip or embedded, device, reward="diversity_clip", option=None)
     return ImageMetrics(
         tuple(
-            make_reward(name, device=device, options=options if name == trained_on else None)
+            make_reward(
+                name, device=device, options={k: v for k, v in options.items() if k == name}
+            )
             for name in rewards
             if name not in own
         ),
@@ -222,21 +223,74 @@ def load_policy(
     return load_checkpoint_policy(folder, device=device)
 
 
+def check_subject(run: str | None, **others: str | None) -> None:
+    """Checks that a command is about a run or about a model, not both.
+
+    Args:
+        run: The run folder, if there is one.
+        **others: ``model``, which is instead of a run, and what only runs have.
+
+    Raises:
+        InvalidInputError: It is about both, or about what only a run has.
+    """
+    for name, value in others.items():
+        if value is not None and (name == "model") == (run is not None):
+            where = "without RUN" if name == "model" else "of a RUN"
+            raise InvalidInputError(
+                f"expected --{name} {where} alone, got {shown(value)} with "
+                f"{shown(run) if run is not None else 'no RUN'}"
+            )
+
+
+def untrained_settings(model: str | None, device: str | None) -> TrainSettings:
+    """Settings, as recommended, of a model that nothing here was trained on; None: the usual."""
+    given = {"model": model, "device": device}
+    return TrainSettings.of(**{name: value for name, value in given.items() if value is not None})
+
+
+def untrained_policy(settings: TrainSettings, env: Env) -> UNetPolicy:
+    """The policy that a run of these settings would begin with, on an environment's model."""
+    base = base_env(env)
+    return _frozen_policy(
+        *(base.single_observation_space, base.single_action_space),
+        *(base.model.share(), base.schedule),
+        guidance=settings.policy.guidance,
+        autocast=settings.policy.autocast,
+        half=True,
+    )
+
+
 def base_policy(policy: UNetPolicy) -> UNetPolicy:
     """The policy as it was before training, with the same guidance and precision."""
-    fresh = UNetPolicy(
-        policy.observation_space,
-        policy.action_space,
-        lambda _: 0.0,
-        model=policy.model,
-        schedule=policy.schedule,
+    return _frozen_policy(
+        *(policy.observation_space, policy.action_space, policy.model, policy.schedule),
         guidance=policy.guidance,
         autocast=policy.precision.name,
+        half=policy.lora is not None,
     )
-    if policy.lora is None:
-        fresh.denoiser.requires_grad_(False)
+
+
+def _frozen_policy(
+    observation_space: Any, action_space: Any, model: Any, schedule: Any, *, half: bool, **how: Any
+) -> UNetPolicy:
+    """A policy of the model's own weights.
+
+    Args:
+        observation_space: The environment's.
+        action_space: The environment's.
+        model: The model.
+        schedule: The environment's.
+        half: Whether the weights may be rounded, as those below adapters are, or are exact, as
+            those that train.
+        **how: Fields of `PolicyConfig`.
+    """
+    fresh = UNetPolicy(
+        *(observation_space, action_space, lambda _: 0.0), model=model, schedule=schedule, **how
+    )
+    if half:
+        fresh.precision.freeze(fresh.denoiser)
     else:
-        fresh.precision.freeze(fresh.denoiser)  # as the weights below the adapters are
+        fresh.denoiser.requires_grad_(False)
     return fresh
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 
 from agents.common.checkpoint import save_checkpoint
 from agents.common.checkpoint_folder import prune_checkpoints
@@ -120,6 +120,27 @@ class Evaluations(BaseCallback):
 
     def _on_step(self) -> bool:
         return True
+
+
+class OwnCallbacks(CallbackList):
+    """Callbacks of the user's; where one asks to stop, the training ends after the round.
+
+    Where several processes train, each has them, and all stop where one was asked to.
+    """
+
+    model: ImageAlgorithm
+
+    asked: bool = False
+    """Whether one of them, here or in another process, has ended the training."""
+
+    def _on_step(self) -> bool:
+        self.asked |= not super()._on_step()
+        return True  # a round that is stopped would be lost
+
+    def _on_rollout_start(self) -> None:
+        super()._on_rollout_start()
+        self.asked = self.model.processes.any(self.asked)
+        self.model.stopping |= self.asked
 
 
 SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "Asked to end (SIGTERM)"}

@@ -25,7 +25,11 @@ class ShapingConfig(Checked):
     """How the return of an episode becomes advantages of its steps."""
 
     shaping: str = "sparse"
-    """Reward shaping, by name."""
+    """Reward shaping, by name, or a CreditReward of yours, as module:Class or
+    path/file.py:Class."""
+
+    shaping_options: Mapping[str, Any] | None = None
+    """Keyword arguments of a CreditReward of yours, such as '{"power": 2}'."""
 
     b2_start: Count | None = None
     """B²-DiffuRL's trained steps in the first round, which rise to T; by default 0.7 T."""
@@ -92,8 +96,8 @@ def shape_rewards(env: Env, config: ShapingConfig, length: RunLength) -> Env:
         if name != "shaping" and name not in chosen.options and value != item.default:
             own = [key for key, other in METHODS.items() if name in other.options]
             raise InvalidInputError(
-                f"{name} belongs to the shaping {' or '.join(own)}: expected none with "
-                f"{config.shaping!r}, got {value}"
+                f"{name} belongs to the shaping {' or '.join(own) or 'of a file or module'}: "
+                f"expected none with {config.shaping!r}, got {value}"
             )
     return chosen.wrap(env, config, length)
 

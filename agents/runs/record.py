@@ -12,9 +12,12 @@ from typing import Any
 import torch
 
 from agents.common.processes import current
+from agents.runs.named_code import Origin
+from agents.runs.own_parts import origins
 from agents.runs.settings import TrainSettings
 from diffusion_gym.envs import DiffusionT2IVectorEnv
-from diffusion_gym.errors import InvalidInputError, shown
+from diffusion_gym.errors import InvalidInputError, one_line, shown
+from diffusion_gym.rewards.base import wants_metadata
 from diffusion_gym.rewards.registry import REMOTE, by_name
 
 PACKAGES = (
@@ -34,11 +37,15 @@ GROWING = ("images",)
 
 def describe(base: DiffusionT2IVectorEnv, settings: TrainSettings) -> dict[str, Any]:
     """What a run is made of and where it runs, as JSON has it."""
+    reads_metadata = wants_metadata(base.reward_function)
+    code = {name: own._asdict() for name, own in origins(settings.flat()).items()}
     return {
         "settings": settings.flat(),
+        "code": code,
         "model": {"name": base.model.name, "weights_sha256": base.model.weights_hash},
         "reward": {"name": base.reward_function.name, "version": base.reward_function.version},
         "prompts_sha256": base.prompts.content_hash,
+        "metadata_sha256": base.prompts.metadata_hash if reads_metadata else None,
         "versions": {name: version(name) for name in PACKAGES},
         "commit": _commit(),
         "command": sys.argv,
@@ -56,7 +63,8 @@ def check_same(recorded: dict[str, Any], now: dict[str, Any]) -> None:
         now: From `describe`, of what would go on.
 
     Raises:
-        InvalidInputError: Settings, model, reward or prompts differ; the message names what does.
+        InvalidInputError: Settings, code, model, reward or prompts differ; the message names what
+            does.
     """
     now = json.loads(json.dumps(now))  # as the other was read from a file
     try:
@@ -70,7 +78,9 @@ def check_same(recorded: dict[str, Any], now: dict[str, Any]) -> None:
             and was[name] != value
             and not (name in GROWING and value > was[name])
         ]
-        for what in ("model", "reward", "prompts_sha256"):
+        differ += changed_code(recorded, {k: Origin(**v) for k, v in now["code"].items()})
+        recorded = {"metadata_sha256": None} | recorded  # older runs had none
+        for what in ("model", "reward", "prompts_sha256", "metadata_sha256"):
             if recorded[what] != now[what]:
                 differ.append(f"{what} ({shown(recorded[what])}, now {shown(now[what])})")
     except (KeyError, TypeError, AttributeError) as error:
@@ -93,6 +103,21 @@ def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
         kept = {name: value for name, value in own if name not in MOVABLE_OPTIONS}
         options = {**options, REMOTE: kept}
     return {**settings, "reward": reward, "reward_options": options}
+
+
+def changed_code(recorded: dict[str, Any], now: Mapping[str, Origin]) -> list[str]:
+    """The code that has changed since it was recorded, in words.
+
+    Args:
+        recorded: From `describe`, when the run was started.
+        now: From `agents.runs.own_parts.origins`.
+    """
+    was = recorded.get("code", {})
+    return [
+        f"the code of {one_line(name)} ({one_line(str(is_now.file))} has changed since)"
+        for name, is_now in now.items()
+        if name in was and was[name]["sha256"] != is_now.sha256
+    ]
 
 
 def _device(device: torch.device) -> str:

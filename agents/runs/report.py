@@ -3,10 +3,17 @@
 import math
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from agents.evaluation.evaluation import Evaluation, mean, paired_difference, pairs
+from agents.evaluation.evaluation import (
+    Evaluation,
+    PairedDifference,
+    mean,
+    paired_difference,
+    pairs,
+)
 from agents.evaluation.image_metrics import Array
 from agents.evaluation.pictures import before_after, credit_per_step, reward_curve
 from agents.runs.run_folder import RunFolder, write_json
@@ -58,6 +65,49 @@ def print_comparison(
             say(console, f"{when}: {failures}", style="dim")
     for name, reason in after.left_out.items():
         say(console, f"{name} left out: it cannot read these prompts ({reason})", style="dim")
+
+
+def print_measured(console: Console, evaluation: Evaluation, reward: str, title: str) -> None:
+    """Prints the table of one evaluation, with 95% intervals over prompts, and what it lacks."""
+    table = Table(title=plain(title), title_justify="left")
+    table.add_column("")
+    table.add_column("mean, 95% interval", justify="right")
+    for number, (name, values) in enumerate(_columns(evaluation, reward).items()):
+        style = "bold" if number == 0 else "dim"
+        table.add_row(plain(name), str(mean_interval(values)).removeprefix("+"), style=style)
+    console.print(table)
+    if failures := evaluation.failures():
+        say(console, failures, style="dim")
+    for name, reason in evaluation.left_out.items():
+        say(console, f"{name} left out: it cannot read these prompts ({reason})", style="dim")
+
+
+def measured(evaluation: Evaluation, reward: str) -> dict[str, Any]:
+    """The figures of one evaluation, for JSON files; None where nothing could be measured.
+
+    Returns:
+        ``reward``, its name, and ``figures``: by name, [low end of the 95% interval, mean, high
+        end].
+    """
+    intervals = {name: mean_interval(v) for name, v in _columns(evaluation, reward).items()}
+    return {
+        "reward": reward,
+        "figures": {
+            name: [_number(value) for value in (interval.low, interval.mean, interval.high)]
+            for name, interval in intervals.items()
+        },
+    }
+
+
+def mean_interval(values: Array) -> PairedDifference:
+    """The mean of a figure over prompts, with its interval: the difference to 0."""
+    return paired_difference(np.zeros_like(values), values)
+
+
+def _columns(evaluation: Evaluation, reward: str) -> dict[str, Array]:
+    """All figures of an evaluation by name, the reward first."""
+    terms = {f"{reward}: {name}": values for name, values in evaluation.terms.items()}
+    return {reward: evaluation.rewards} | terms | evaluation.other_rewards | evaluation.metrics
 
 
 def comparison(before: Evaluation, after: Evaluation) -> dict[str, Any]:

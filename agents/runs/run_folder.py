@@ -16,6 +16,8 @@ from stable_baselines3.common.logger import KVWriter
 
 from agents.common.checkpoint_folder import latest_checkpoint
 from agents.files import atomic, file_to_write, is_leftover
+from agents.runs.named_code import short
+from agents.runs.own_parts import unknown
 from agents.runs.recommended import recommended_shaping
 from agents.runs.settings import TrainSettings
 from diffusion_gym.errors import InvalidInputError, first_line, one_line
@@ -120,13 +122,31 @@ class RunFolder:
     def settings(self) -> TrainSettings:
         """The settings the run was started with.
 
+        Of an agent whose code nobody has imported, its own options are left out.
+
         Raises:
             InvalidInputError: The file is damaged, or of another version.
         """
         try:
-            flat = parse(json.loads, self.settings_file.read_text(encoding="utf-8"))
+            flat = self.flat_settings()
+            if any(each.kind == "algorithm" for each in unknown(flat)):
+                return TrainSettings.of_unknown_agent(flat)
             return TrainSettings.from_flat(flat)
         except (ValueError, TypeError, AttributeError) as error:
+            raise InvalidInputError(
+                f"expected the settings of a training run in {self.settings_file}, got: {error}"
+            ) from error
+
+    def flat_settings(self) -> dict[str, Any]:
+        """The values of the settings by name, as the file has them.
+
+        Raises:
+            InvalidInputError: The file is damaged.
+        """
+        text = self.settings_file.read_text(encoding="utf-8")
+        try:
+            return dict(parse(json.loads, text))
+        except (ValueError, TypeError) as error:
             raise InvalidInputError(
                 f"expected the settings of a training run in {self.settings_file}, got: {error}"
             ) from error
@@ -314,10 +334,14 @@ def _existing(output: str) -> Path | None:
 def _new_folder(settings: TrainSettings) -> Path:
     """Makes a folder of a name that no run has, also where two runs start at the same moment."""
     reward = settings.env.reward
-    name = reward if isinstance(reward, str) else "+".join(reward or ())
+    names = [reward] if isinstance(reward, str) else list(reward or ())
     algorithm, shaping = settings.run.algorithm, settings.shaping.shaping
     usual = recommended_shaping(settings.env.model, reward, algorithm)
-    parts = [name, "" if algorithm == "ppo" else algorithm, "" if shaping == usual else shaping]
+    parts = [
+        "+".join(map(short, names)),
+        "" if algorithm == "ppo" else short(algorithm),
+        "" if shaping == usual else short(shaping),
+    ]
     stem = "-".join([*(part for part in parts if part), f"seed{settings.run.seed}"])
     for number in itertools.count(1):
         path = RUNS / (stem if number == 1 else f"{stem}-{number}")

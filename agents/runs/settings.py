@@ -4,13 +4,16 @@ import dataclasses
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+import tyro
 
 from agents.common.round_config import RoundConfig
 from agents.policy.config import PolicyConfig
 from agents.ppo.config import PPOConfig
-from agents.runs.algorithms import ALGORITHMS, AlgorithmName
+from agents.runs.algorithms import ALGORITHMS, algorithm
 from agents.runs.methods import RunLength, ShapingConfig
+from agents.runs.own_parts import unknown, with_absolute_paths
 from agents.runs.presets import load_preset
 from agents.runs.recommended import recommended
 from diffusion_gym.checks import Checked, Count, CountOrNone, Positive, Seed
@@ -24,8 +27,9 @@ from diffusion_gym.models.embedded import EMOJI64
 class RunConfig(Checked):
     """What a run trains with, how long it is, and what it leaves behind."""
 
-    algorithm: AlgorithmName = "ppo"
-    """Agent: PPO on the denoising steps (ppo), or DiffusionNFT on the forward process (nft)."""
+    algorithm: str = "ppo"
+    """Agent: PPO on the denoising steps (ppo), DiffusionNFT on the forward process (nft), or an
+    ImageAlgorithm of yours, as module:Class or path/file.py:Class."""
 
     preset: str | None = None
     """Published recipe, or the path of a .toml file like theirs; options given beside it override
@@ -40,6 +44,10 @@ class RunConfig(Checked):
     seed: Seed = 0
     """Seed of everything random."""
 
+    from_run: Annotated[str | None, tyro.conf.arg(name="from", aliases=("--from-run",))] = None
+    """Run folder, checkpoint or exported folder whose trained weights this run begins with; the
+    model's own stay the base of KL divergences and of before and after."""
+
     output: str | None = None
     """Run folder; by default runs/REWARD-seedN[-K]."""
 
@@ -51,6 +59,10 @@ class RunConfig(Checked):
 
     keep_checkpoints: Count = 2
     """Checkpoints to keep."""
+
+    callback: tyro.conf.UseAppendAction[Sequence[str]] = ()
+    """Stable-Baselines3 callback of yours, as module:Class or path/file.py:Class, built without
+    arguments; may be given repeatedly."""
 
 
 @dataclass(frozen=True)
@@ -126,29 +138,36 @@ class TrainSettings:
 
         What is not given is taken from the preset, where there is one, else as is recommended for
         the model, the reward and the shaping. With another reward than the preset's, its options
-        of its own reward are dropped.
+        of its own reward are dropped. Code that they name is not imported here, but by
+        `agents.runs.own_parts.use`.
 
         Raises:
             InvalidInputError: A name is unknown, a value is of another type or outside its range,
-                or the preset does not exist or sets what cannot be set.
+                or the preset does not exist or sets what cannot be set; or code that is named was
+                not imported.
         """
         recipe: dict[str, Any] = {}
         if options.get("preset") is not None:
-            every = {k: v for name in ALGORITHMS for k, v in cls.kinds(name).items()}
+            every = {k: v for one in ALGORITHMS for k, v in cls.kinds(one).items()}
             recipe = load_preset(options["preset"], every)
         if "reward" in options:
             recipe.pop("reward_options", None)  # they are another reward's
-        chosen = recipe | options
+        chosen = with_absolute_paths(recipe | options)
+        if missing := unknown(chosen):
+            raise InvalidInputError(
+                f"expected code that agents.runs.own_parts.use has imported, got "
+                f"{', '.join(each.text for each in missing)}"
+            )
         about = ("model", "reward", "shaping", "device", "algorithm")
         model = chosen.get("model", EnvConfig.model)
         defaults = recommended(
             **({"model": model} | {name: chosen[name] for name in about if name in chosen})
         )
-        algorithm = _algorithm(chosen)
-        if algorithm != "ppo":  # of what is recommended for PPO, what is not PPO's own
-            own = ALGORITHMS[algorithm]
-            known = cls.kinds(algorithm)
-            defaults = {name: value for name, value in defaults.items() if name in known}
+        name = _algorithm(chosen)
+        if name != "ppo":  # of what is recommended for PPO, what is not PPO's own
+            own = algorithm(name)
+            known = cls.kinds(name)
+            defaults = {key: value for key, value in defaults.items() if key in known}
             defaults |= own.embedded if model == EMOJI64 else own.checkpoint
         return cls.from_flat(defaults | chosen)
 
@@ -160,12 +179,12 @@ class TrainSettings:
             InvalidInputError: A name is unknown or another algorithm's, or a value is of another
                 type or outside its range.
         """
-        algorithm = _algorithm(options)
-        kinds = cls.parts(algorithm)
+        chosen = _algorithm(options)
+        kinds = cls.parts(chosen)
         homes = {name: part for part, kind in kinds.items() for name in _names(kind)}
         values: dict[str, dict[str, Any]] = {part: {} for part in kinds}
         for name, value in options.items():
-            cls.check_belongs(name, algorithm)
+            cls.check_belongs(name, chosen)
             if name not in homes:
                 raise unknown_name("setting", name, homes)
             values[homes[name]][name] = value
@@ -173,41 +192,57 @@ class TrainSettings:
         return cls(**parts)
 
     @classmethod
-    def check_belongs(cls, name: str, algorithm: AlgorithmName) -> None:
-        """Refuses an option that only other algorithms have.
+    def of_unknown_agent(cls, options: Mapping[str, Any]) -> "TrainSettings":
+        """`from_flat` without the options that are an agent's own, whose class is not known here.
+
+        That is enough to draw and to evaluate.
+        """
+        hints = typing.get_type_hints(cls) | {"agent": RoundConfig}
+        return cls(
+            **{
+                part.name: (kind := hints[part.name])(
+                    **{name: options[name] for name in _names(kind) if name in options}
+                )
+                for part in dataclasses.fields(cls)
+            }
+        )
+
+    @classmethod
+    def check_belongs(cls, name: str, chosen: str) -> None:
+        """Refuses an option that only other algorithms than the chosen one have.
 
         Raises:
             InvalidInputError: It is one.
         """
-        if name in cls.kinds(algorithm):
+        if name in cls.kinds(chosen):
             return
         others = [other for other in ALGORITHMS if name in cls.kinds(other)]
         if others:
             raise InvalidInputError(
                 f"{name} belongs to the algorithm {' or '.join(others)}: expected none with "
-                f"algorithm={algorithm!r}"
+                f"algorithm={chosen!r}"
             )
 
     def flat(self) -> dict[str, Any]:
         """All values by the names of the fields, as JSON has them."""
         return {
             name: value
-            for part in self.parts(self.run.algorithm)
-            for name, value in dataclasses.asdict(getattr(self, part)).items()
+            for part in dataclasses.fields(self)
+            for name, value in dataclasses.asdict(getattr(self, part.name)).items()
         }
 
     @classmethod
-    def parts(cls, algorithm: AlgorithmName = "ppo") -> dict[str, type[Checked]]:
+    def parts(cls, chosen: str = "ppo") -> dict[str, type[Checked]]:
         """The dataclasses that the settings are composed of, by the names of their fields."""
-        hints = typing.get_type_hints(cls) | {"agent": ALGORITHMS[algorithm].config}
+        hints = typing.get_type_hints(cls) | {"agent": algorithm(chosen).config}
         return {part.name: hints[part.name] for part in dataclasses.fields(cls)}
 
     @classmethod
-    def kinds(cls, algorithm: AlgorithmName = "ppo") -> dict[str, Any]:
+    def kinds(cls, chosen: str = "ppo") -> dict[str, Any]:
         """The type of every setting by its name."""
         return {
             name: kind
-            for part in cls.parts(algorithm).values()
+            for part in cls.parts(chosen).values()
             for name, kind in typing.get_type_hints(part, include_extras=True).items()
         }
 
@@ -240,10 +275,9 @@ class TrainSettings:
         return RunLength(self.rounds, self.agent.batches_per_round)
 
 
-def _algorithm(options: Mapping[str, Any]) -> AlgorithmName:
+def _algorithm(options: Mapping[str, Any]) -> str:
     """The algorithm that options name."""
-    name: AlgorithmName = RunConfig(algorithm=options.get("algorithm", "ppo")).algorithm
-    return name
+    return RunConfig(algorithm=options.get("algorithm", "ppo")).algorithm
 
 
 def _names(kind: type[Checked]) -> list[str]:

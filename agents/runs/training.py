@@ -13,7 +13,7 @@ from agents.common.image_algorithm import ImageAlgorithm
 from agents.common.processes import ProcessLostError, current
 from agents.evaluation import Evaluation
 from agents.policy import UNetPolicy, export
-from agents.runs.algorithms import ALGORITHMS
+from agents.runs.algorithms import algorithm
 from agents.runs.builders import (
     base_env,
     base_policy,
@@ -26,14 +26,16 @@ from agents.runs.builders import (
     make_image_metrics,
     save_evaluation,
 )
-from agents.runs.callbacks import Checkpoints, Evaluations, StopOnSignal
+from agents.runs.callbacks import Checkpoints, Evaluations, OwnCallbacks, StopOnSignal
 from agents.runs.live import LiveView
 from agents.runs.methods import shape_rewards
+from agents.runs.own_parts import make_callbacks, named
 from agents.runs.record import check_same, describe
 from agents.runs.report import write_report
 from agents.runs.run_folder import MetricsFile, RunFolder, write_json
 from agents.runs.screen import command, say
 from agents.runs.settings import TrainSettings
+from agents.runs.start import begin_with, read_start
 from agents.runs.tensorboard import TensorBoard
 from diffusion_gym.errors import InvalidInputError, RewardServerError
 from diffusion_gym.wrappers import B2DiffuRLReward, shapings
@@ -115,7 +117,7 @@ class Training:
         has_before = mine is not None and mine.before_file.is_file()
         self._base_evaluation = load_evaluation(mine) if mine and has_before else None
         if checkpoints:
-            kind = ALGORITHMS[settings.run.algorithm].agent
+            kind = algorithm(settings.run.algorithm).agent
             self.agent = kind.resume(checkpoints[-1], self.env)
             ended = self.agent.num_timesteps >= settings.run.images
             if mine and ended and not mine.metrics():
@@ -123,10 +125,31 @@ class Training:
                     f"expected the rounds of a run that has ended in {mine.metrics_file}, found "
                     "none: there is nothing to train, and nothing to report"
                 )
+            record["start"] = self._records[0].get("start") if self._records else None
         else:
             self.agent = make_agent(settings, self.env)
+            record["start"] = self._begin()
         self.resumed = bool(checkpoints)
         return record
+
+    def _begin(self) -> dict[str, Any] | None:
+        """Gives a new agent the weights that it is to begin with; what is recorded of them.
+
+        Raises:
+            InvalidInputError: They do not fit; or they are not those that the run began with.
+        """
+        if self.settings.run.from_run is None:
+            return None
+        start = read_start(self.settings.run.from_run)
+        known = self._records[0].get("start") if self._records else None
+        if known is not None and known["sha256"] != start.sha256:
+            raise InvalidInputError(
+                f"expected the weights that the run began with in {start.place}, which have "
+                "changed since"
+            )
+        base_hash = base_env(self.env).model.weights_hash
+        self.agent.begin_with(begin_with(self.agent.policy, start, base_hash))
+        return {"place": str(start.place), "sha256": start.sha256}
 
     def _check_extension(self, images: int) -> None:
         """Refuses more images than the run was started with where what is trained goes by them."""
@@ -166,7 +189,8 @@ class Training:
         """The command that continues this run."""
         several = ("torchrun", "--nproc-per-node", self.processes.count)
         start = ("python",) if self.processes.alone else several
-        return command((*start, "-m", "agents.train", "--resume", self.run_folder.path))
+        trust = ("--trust",) if named(self.settings.flat()) else ()
+        return command((*start, "-m", "agents.train", "--resume", self.run_folder.path, *trust))
 
     def _run(self) -> int:
         model, images = self.settings.env.model, self.settings.run.images
@@ -207,7 +231,8 @@ class Training:
         known = self.processes.from_main(lambda: self._base_evaluation)
         if known is not None:
             return known
-        policy = base_policy(self.agent.policy) if self.resumed else self.agent.policy
+        trained = self.resumed or self.settings.run.from_run is not None
+        policy = base_policy(self.agent.policy) if trained else self.agent.policy
         try:
             evaluation = self._evaluate(policy)
             self.processes.from_main(lambda: save_evaluation(evaluation, self.run_folder))
@@ -240,11 +265,13 @@ class Training:
             max_kl=self.settings.evaluation.max_kl,
         )
 
+        own = OwnCallbacks(make_callbacks(self.settings.run.callback))
+
         # 2. The rounds, seen on the screen, in metrics.csv and in TensorBoard.
-        callback = CallbackList([checkpoints, stop, evaluations])
+        callback = CallbackList([checkpoints, stop, evaluations, own])
         if not board:
             self._learn(remaining, callback)
-            return self._has_ended(evaluations)
+            return self._has_ended(evaluations, own)
         earlier = [row["rollout/reward_mean"] for row in self.run_folder.metrics()]
         with LiveView(self.console, images, self.agent.num_timesteps, earlier) as live:
             outputs: list[KVWriter] = [MetricsFile(self.run_folder.metrics_file), board, live]
@@ -256,14 +283,19 @@ class Training:
                 f"ended after {self.agent.num_timesteps:,} images: the KL divergence to the base "
                 f"model is {evaluations.drifted:.3f}, above {self.settings.evaluation.max_kl:g}",
             )
-        return self._has_ended(evaluations)
+        if own.asked:
+            say(
+                self.console,
+                f"ended after {self.agent.num_timesteps:,} images: a callback asked to",
+            )
+        return self._has_ended(evaluations, own)
 
     def _learn(self, images: int, callback: BaseCallback) -> None:
         self.agent.learn(images, callback=callback, reset_num_timesteps=not self.resumed)
 
-    def _has_ended(self, evaluations: Evaluations) -> bool:
+    def _has_ended(self, evaluations: Evaluations, own: OwnCallbacks) -> bool:
         done = self.agent.num_timesteps >= self.settings.run.images
-        return done or evaluations.drifted is not None
+        return done or evaluations.drifted is not None or own.asked
 
     def _evaluate(self, policy: UNetPolicy) -> Evaluation:
         with self.console.status(f"drawing images of the {self.where} prompts"):

@@ -2,7 +2,8 @@
 
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,7 @@ class PromptTable:
         model: Encodes them.
         reward: May refuse texts that it cannot read.
         negative_prompts: That of each of the first texts, or None; empty where none has one.
+        metadata: What is known of a prompt besides, by its text.
 
     Raises:
         InvalidInputError: The reward cannot read one of the texts.
@@ -43,8 +45,10 @@ class PromptTable:
         model: DiffusionModel,
         reward: RewardFunction,
         negative_prompts: Sequence[str | None] = (),
+        metadata: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         self._texts: list[str] = list(texts)
+        self._metadata = metadata or {}
         self._ids: dict[str, int] = {}
         for number, text in enumerate(self._texts):
             self._ids.setdefault(text, number)
@@ -72,6 +76,10 @@ class PromptTable:
     def texts(self, prompt_ids: Iterable[int]) -> list[str]:
         """The texts of prompts whose ids are known to be valid."""
         return [self._texts[prompt_id] for prompt_id in prompt_ids]
+
+    def metadata(self, prompt_ids: Iterable[int]) -> list[Mapping[str, Any]]:
+        """What is known of prompts besides their texts; {} of one of which nothing is."""
+        return [self._metadata.get(text, {}) for text in self.texts(prompt_ids)]
 
     def check(self, texts: Iterable[str]) -> None:
         """Checks that texts can be used, and changes nothing.

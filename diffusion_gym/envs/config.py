@@ -1,14 +1,17 @@
 """What an environment is made of, and the one place where that is loaded and defaults resolved."""
 
 import dataclasses
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from diffusion_gym.checks import Checked, NotNegative
+from diffusion_gym.errors import one_line
 from diffusion_gym.models import DiffusionModel, ModelOptions, load_model, model_names
 from diffusion_gym.prompts import PromptList, load_prompts, prompt_set_names
 from diffusion_gym.rewards import RewardFunction, make_reward
+from diffusion_gym.rewards.base import wants_metadata
 from diffusion_gym.schedules import Schedule, make_schedule
 
 
@@ -110,6 +113,9 @@ def load_parts(config: EnvConfig) -> EnvParts:
         stochastic_steps=config.stochastic_steps,
     )
     device = str(model.device)
+    prompt_list = load_prompts(prompts)
+    reward_function = make_reward(reward, device=device, options=config.reward_options)
+    _warn_of_unused_metadata(prompt_list, reward_function)
     return EnvParts(
         config=dataclasses.replace(
             config,
@@ -123,10 +129,20 @@ def load_parts(config: EnvConfig) -> EnvParts:
             stochastic_steps=schedule.window,
         ),
         model=model,
-        prompts=load_prompts(prompts),
-        reward_function=make_reward(reward, device=device, options=config.reward_options),
+        prompts=prompt_list,
+        reward_function=reward_function,
         schedule=schedule.to(model.device),
     )
+
+
+def _warn_of_unused_metadata(prompts: PromptList, reward: RewardFunction) -> None:
+    if prompts.metadata and not wants_metadata(reward):
+        columns = dict.fromkeys(name for about in prompts.metadata.values() for name in about)
+        warnings.warn(
+            f"of {one_line(prompts.name)} only the prompts are used, not "
+            f"{one_line(', '.join(columns))}: the reward {reward.name!r} has no parameter metadata",
+            stacklevel=2,
+        )
 
 
 def absolute(name: str, built_in: Collection[str]) -> str:

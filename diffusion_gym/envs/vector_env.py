@@ -155,7 +155,11 @@ class DiffusionT2IVectorEnv(VectorEnv[Observation, Any, Any]):
 
         # 4. Prompts, encoded when they are met, or all of them now.
         self._table = PromptTable(
-            self.prompts.texts, self.model, self.reward_function, self.prompts.negative_prompts
+            self.prompts.texts,
+            self.model,
+            self.reward_function,
+            self.prompts.negative_prompts,
+            self.prompts.metadata,
         )
         if self.model.options.free_text_encoders:
             self._table.encode_all()
@@ -506,7 +510,8 @@ class DiffusionT2IVectorEnv(VectorEnv[Observation, Any, Any]):
         # Decode and score the final latents.
         latents, prompt_ids = self._episodes.latents, self._episodes.prompt_ids[ended]
         images = self.model.decode(latents if len(ended) == self.num_envs else latents[rows])
-        result = score(self.reward_function, images, self._table.texts(prompt_ids))
+        texts, metadata = self._table.texts(prompt_ids), self._table.metadata(prompt_ids)
+        result = score(self.reward_function, images, texts, metadata)
         self.images_scored += len(ended)
         rewards[rows] = result.values
 

@@ -20,7 +20,8 @@ fan" is a prompt; one that begins with "# " can stand in the other formats).
 
 A key or column "negative_prompt" is what guidance leads away from in the images of that prompt;
 where it is empty, the prompt has nothing of its own. Other columns and keys, such as a category,
-are not used, and named in one warning.
+are a prompt's metadata, for rewards that ask for it: texts from tables, whatever JSON has from the
+others.
 """
 
 import csv
@@ -30,6 +31,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from diffusion_gym.errors import InvalidInputError, first_line, one_line, shown
@@ -52,26 +54,37 @@ class Content(NamedTuple):
     Attributes:
         parts: Its prompts.
         negative_prompts: Those of the prompts that have one, by the prompts.
-        others: The columns or keys that are not used.
+        metadata: What stands in the other columns or keys, by the prompts, where there are any; of
+            a prompt that is repeated with others, the first.
+        ambiguous: Prompts that are repeated with other metadata.
     """
 
     parts: Parts
     negative_prompts: dict[str, str]
-    others: tuple[str, ...] = ()
+    metadata: dict[str, Mapping[str, Any]]
+    ambiguous: tuple[str, ...]
 
 
 class Item(NamedTuple):
-    """One prompt of a file, with its negative prompt; "" where it has none."""
+    """One prompt of a file.
+
+    Attributes:
+        prompt: The prompt.
+        negative: Its negative prompt; "" where it has none.
+        metadata: What is said of it besides.
+    """
 
     prompt: str
     negative: str = ""
+    metadata: Mapping[str, Any] = MappingProxyType({})
 
 
 def read_prompt_file(file: Path) -> Content:
     """Reads the prompts of a file; its suffix says which format it has.
 
     Returns:
-        The prompts of each part, without repetitions, and their negative prompts.
+        The prompts of each part, without repetitions, with their negative prompts and metadata. Of
+        a prompt that is repeated with other metadata, a warning tells.
 
     Raises:
         InvalidInputError: The file does not exist or cannot be read, its content is not of its
@@ -79,29 +92,29 @@ def read_prompt_file(file: Path) -> Content:
     """
     text = _text(file)
     try:
-        parts, negatives, others = READERS[file.suffix.lower()](text)
+        content = READERS[file.suffix.lower()](text)
     except InvalidInputError as error:
         raise InvalidInputError(f"the prompt file {file} {error}") from error
-    if others:
+    if content.ambiguous:
         warnings.warn(
-            f"the prompt file {file}: only its prompts are used, not {one_line(', '.join(others))}",
+            f"the prompt file {file}: {len(content.ambiguous)} rows repeat a prompt with other "
+            f"metadata, of which only the first counts: {one_line(content.ambiguous[0], 80)!r}",
             stacklevel=2,
         )
-    unique = {split: tuple(dict.fromkeys(texts)) for split, texts in parts.items()}
-    return Content(unique, negatives, others)
+    unique = {split: tuple(dict.fromkeys(texts)) for split, texts in content.parts.items()}
+    return content._replace(parts=unique)
 
 
 def read_prompt_list(items: Sequence[Any]) -> Content:
     """Reads prompts that are texts, or objects as in a ``.json`` file.
 
     Returns:
-        The prompts, as often as they are there, and their negative prompts.
+        The prompts, as often as they are there, with their negative prompts and metadata.
 
     Raises:
         InvalidInputError: An item is neither, or one prompt has different negative prompts.
     """
-    read, others = _items(list(enumerate(items, start=1)), "item")
-    return _content({"train": read}, others)
+    return _content({"train": _items(list(enumerate(items, start=1)), "item")})
 
 
 def read_prompt_folder(folder: Path) -> Parts:
@@ -176,20 +189,25 @@ def _lines(text: str) -> Content:
     return _content({"train": [Item(prompt) for prompt in prompts]})
 
 
-def _content(parts: Mapping[str, Sequence[Item]], others: tuple[str, ...] = ()) -> Content:
-    """The prompts of all parts, and their negative prompts."""
+def _content(parts: Mapping[str, Sequence[Item]]) -> Content:
+    """The prompts of all parts, with what is said of them."""
     negatives: dict[str, str] = {}
-    for prompt, negative in (item for items in parts.values() for item in items):
+    metadata: dict[str, Mapping[str, Any]] = {}
+    ambiguous: list[str] = []
+    for prompt, negative, about in (item for items in parts.values() for item in items):
         known = negatives.setdefault(prompt, negative)
         if known != negative:
             raise InvalidInputError(
                 f"has the prompt {shown(prompt, 80)} with different negative prompts, "
                 f"{shown(known, 80)} and {shown(negative, 80)}: expected one"
             )
+        if about and metadata.setdefault(prompt, about) != about:
+            ambiguous.append(prompt)
     return Content(
         {split: tuple(item.prompt for item in items) for split, items in parts.items()},
         {prompt: negative for prompt, negative in negatives.items() if negative},
-        others,
+        metadata,
+        tuple(ambiguous),
     )
 
 
@@ -202,23 +220,21 @@ def _json(text: str) -> Content:
             "must hold a list of prompts or an object with the lists 'train' and, if there are "
             f"any, 'held_out', got {text[:80]!r}"
         )
-    read = {
-        split: _items(list(enumerate(items, start=1)), "item") for split, items in parts.items()
-    }
-    others = dict.fromkeys(name for _, names in read.values() for name in names)
-    return _content({split: prompts for split, (prompts, _) in read.items()}, tuple(others))
+    return _content(
+        {split: _items(list(enumerate(items, start=1)), "item") for split, items in parts.items()}
+    )
 
 
 def _json_lines(text: str) -> Content:
     numbered = enumerate(text.split("\n"), start=1)  # texts may hold other line separators
     items = [(n, _parsed(line, f"JSON in line {n}")) for n, line in numbered if line.strip()]
-    prompts, others = _items(items, "line")
-    return _content({"train": prompts}, others)
+    return _content({"train": _items(items, "line")})
 
 
 def _table(text: str, dialect: type[csv.Dialect]) -> Content:
     rows = csv.DictReader(io.StringIO(text, newline=""), dialect=dialect)
-    prompts, line = [], 1
+    prompts: list[Item] = []
+    line = 1
     try:
         columns = [name or "" for name in rows.fieldnames or ()]
         column = _key(columns)
@@ -236,15 +252,15 @@ def _table(text: str, dialect: type[csv.Dialect]) -> Content:
                     f"line {line + 1}"
                 )
             if prompt:
-                prompts.append(Item(prompt, _negative(cells, f"line {line + 1}")))
+                about = {name: row[name] or "" for name in columns if _is_metadata(name, column)}
+                prompts.append(Item(prompt, _negative(cells, f"line {line + 1}"), about))
             line = rows.line_num
     except csv.Error as error:
         raise InvalidInputError(
             f"is not a valid table in the row that begins in line {line + 1}: {error} (is a "
             "quotation mark not closed?)"
         ) from error
-    others = tuple(name for name in columns if name != column and not _is_negative(name))
-    return _content({"train": prompts}, others)
+    return _content({"train": prompts})
 
 
 def _parsed(text: str, what: str) -> Any:
@@ -254,13 +270,14 @@ def _parsed(text: str, what: str) -> Any:
         raise InvalidInputError(f"is not valid {what}: {error}") from error
 
 
-def _items(items: Sequence[tuple[int, Any]], what: str) -> tuple[tuple[Item, ...], tuple[str, ...]]:
-    """The prompts of numbered texts or objects that have one, and the objects' other keys."""
-    prompts = tuple(_item(item, f"{what} {number}") for number, item in items)
-    objects = [item for _, item in items if isinstance(item, Mapping)]
-    others = dict.fromkeys(name for item in objects for name in item)
-    used = {_key(item) for item in objects}
-    return prompts, tuple(name for name in others if name not in used and not _is_negative(name))
+def _items(items: Sequence[tuple[int, Any]], what: str) -> tuple[Item, ...]:
+    """The prompts of numbered texts or objects that have one."""
+    return tuple(_item(item, f"{what} {number}") for number, item in items)
+
+
+def _is_metadata(name: str, key: str | None) -> bool:
+    """Whether a column is neither the prompts' nor one of negative prompts, and has a name."""
+    return bool(name) and name != key and not _is_negative(name)
 
 
 def _item(item: Any, where: str) -> Item:
@@ -274,7 +291,10 @@ def _item(item: Any, where: str) -> Item:
         )
     if not text.strip():
         raise InvalidInputError(f"must hold prompts that are not empty, got in {where} {text!r}")
-    return Item(text, _negative(item, where) if named else "")
+    if not named:
+        return Item(text)
+    about = {name: value for name, value in item.items() if _is_metadata(name, key)}
+    return Item(text, _negative(item, where), about)
 
 
 def _key(names: Iterable[str]) -> str | None:

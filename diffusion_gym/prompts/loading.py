@@ -41,10 +41,10 @@ def load_prompts(
     Args:
         spec: The name of a built-in set; or the path of a file, or of a folder, of one of the
             formats that `diffusion_gym.prompts.files` describes; or the prompts themselves, as
-            texts or as ``{"prompt": …, "negative_prompt": …}``. After a name or a path, ":train"
-            (the default) or ":held_out" chooses the part. All prompts of a file are its part
-            "train", except for a ``.json`` file that holds both parts by name. A path may begin
-            with "~".
+            texts or as ``{"prompt": …, "negative_prompt": …}``, where other keys are metadata.
+            After a name or a path, ":train" (the default) or ":held_out" chooses the part. All
+            prompts of a file are its part "train", except for a ``.json`` file that holds both
+            parts by name. A path may begin with "~".
 
     Raises:
         InvalidInputError: The set or file does not exist, does not have that part, or does not
@@ -73,10 +73,10 @@ def load_prompts(
     if file.is_dir():
         return PromptSet(source, read_prompt_folder(file)["train"]).split(split)
     if file.suffix.lower() in READERS:
-        content = read_prompt_file(file)
-        held_out = content.parts.get("held_out", ())
-        negatives = content.negative_prompts
-        return PromptSet(source, content.parts["train"], held_out, negatives).split(split)
+        read = read_prompt_file(file)
+        held_out = read.parts.get("held_out", ())
+        about = read.negative_prompts, read.metadata
+        return PromptSet(source, read.parts["train"], held_out, *about).split(split)
     parts = ", ".join(f"{name}[:held_out]" for name in prompt_set_names())
     suffixes = ", ".join(READERS)
     raise unknown_name(
@@ -91,14 +91,13 @@ def load_prompts(
 
 
 def _listed(items: tuple[Any, ...]) -> PromptList:
-    """Prompts that are texts, or some of them objects with a negative prompt."""
+    """Prompts that are texts, or some of them objects, with a negative prompt or metadata."""
     if not any(isinstance(item, Mapping) for item in items):
         return PromptList("list", items)
     try:
-        parts, negatives, others = read_prompt_list(items)
+        read = read_prompt_list(items)
     except InvalidInputError as error:
         raise InvalidInputError(f"the list of prompts {error}") from error
-    if others:
-        raise unknown_name("key of a prompt", others[0], ["prompt", "negative_prompt"])
-    texts = parts["train"]
-    return PromptList("list", texts, tuple(map(negatives.get, texts)) if negatives else ())
+    texts, negatives = read.parts["train"], read.negative_prompts
+    own = tuple(map(negatives.get, texts)) if negatives else ()
+    return PromptList("list", texts, own, read.metadata)

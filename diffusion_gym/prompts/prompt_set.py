@@ -5,7 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import overload
+from typing import Any, overload
 
 from diffusion_gym.errors import InvalidInputError, shown
 
@@ -22,6 +22,8 @@ class PromptList(Sequence[str]):
         texts: The prompts.
         negative_prompts: What guidance leads away from in the images of each prompt, None where it
             has nothing of its own; empty where no prompt has.
+        metadata: What its file says of a prompt besides, by its text; prompts of which it says
+            nothing are not in it.
 
     Raises:
         InvalidInputError: There is no prompt, or one is empty, no text, not made of characters
@@ -32,6 +34,7 @@ class PromptList(Sequence[str]):
     name: str
     texts: tuple[str, ...]
     negative_prompts: tuple[str | None, ...] = ()
+    metadata: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         """Checks the texts."""
@@ -70,6 +73,11 @@ class PromptList(Sequence[str]):
         content = [self.texts, self.negative_prompts] if self.negative_prompts else self.texts
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
+    @property
+    def metadata_hash(self) -> str:
+        """SHA-256 of the metadata, as hexadecimal digits."""
+        return hashlib.sha256(json.dumps(self.metadata, sort_keys=True).encode()).hexdigest()
+
     def __len__(self) -> int:
         return len(self.texts)
 
@@ -90,6 +98,7 @@ class PromptSet:
         train: Prompts for training.
         held_out: Prompts for testing; may be empty.
         negative_prompts: Those of the prompts that have one, by the prompts.
+        metadata: What is known of a prompt besides, by its text.
 
     Raises:
         InvalidInputError: A prompt is in both.
@@ -99,6 +108,7 @@ class PromptSet:
     train: tuple[str, ...]
     held_out: tuple[str, ...] = ()
     negative_prompts: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         """Checks that nothing is tested that was trained."""
@@ -109,8 +119,10 @@ class PromptSet:
     def split(self, split: str) -> PromptList:
         """Returns one part, "train" or "held_out"."""
         texts = {"train": self.train, "held_out": self.held_out}
+        own = {text: self.metadata[text] for text in texts[split] if text in self.metadata}
         negatives = tuple(map(self.negative_prompts.get, texts[split]))
-        return PromptList(f"{self.name}:{split}", texts[split], negatives if any(negatives) else ())
+        known = negatives if any(negatives) else ()
+        return PromptList(f"{self.name}:{split}", texts[split], known, own)
 
 
 def _shown(text: object) -> str:

@@ -1,5 +1,6 @@
 """What a reward is: a function of images and prompts that gives one number per image."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self, runtime_checkable
@@ -47,6 +48,10 @@ class RewardFunction(Protocol):
     prompts when they are made, and with other prompts when a reset brings them, so that such a
     prompt is refused before any work is done.
 
+    A reward that has a parameter ``metadata`` gets, by that name, what the prompt file says of each
+    of the B prompts besides: a list of B dictionaries, empty where it says nothing. See
+    `wants_metadata`.
+
     Attributes:
         name: For logs and files.
         version: Changes whenever the same image and prompt would get another value.
@@ -65,8 +70,47 @@ class RewardFunction(Protocol):
         ...
 
 
-PlainReward = Callable[[Tensor, Sequence[str]], Tensor | RewardResult]
-"""A function of images [B, 3, H, W] and B prompts that returns rewards [B]."""
+PlainReward = Callable[..., Tensor | RewardResult]
+"""A function of images [B, 3, H, W] and B prompts that returns rewards [B]; it may have a parameter
+``metadata``, see `wants_metadata`."""
+
+Metadata = Sequence[Mapping[str, Any]]
+"""What is known of each of B prompts besides its text: the other columns of its file."""
+
+
+def wants_metadata(reward: object) -> bool:
+    """Whether a reward asks for the prompts' metadata.
+
+    It does by a parameter of that name; or, where others decide, by an attribute
+    ``wants_metadata``.
+    """
+    declared = getattr(reward, "wants_metadata", None)
+    if isinstance(declared, bool):
+        return declared
+    try:
+        return "metadata" in inspect.signature(reward).parameters  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return False
+
+
+def call(
+    reward: Callable[..., Any],
+    images: Tensor,
+    prompts: Sequence[str],
+    metadata: Metadata | None = None,
+) -> Any:
+    """What a reward returns; it gets the metadata of the B prompts if it asks for it.
+
+    Args:
+        reward: The reward.
+        images: Images [B, 3, H, W].
+        prompts: B prompts.
+        metadata: B dictionaries, of which each reward gets copies; None: there is none.
+    """
+    if not wants_metadata(reward):
+        return reward(images, prompts)
+    own = [dict(one) for one in metadata or [{}] * len(prompts)]
+    return reward(images, prompts, metadata=own)
 
 
 def check_prompts(reward: object, prompts: Sequence[str]) -> None:
@@ -179,10 +223,18 @@ class FunctionReward:
         self.version = version
         self._function = function
 
+    @property
+    def wants_metadata(self) -> bool:
+        """Whether the function asks for it."""
+        return wants_metadata(self._function)
+
     @torch.no_grad()
-    def __call__(self, images: Tensor, prompts: Sequence[str]) -> RewardResult:
+    def __call__(
+        self, images: Tensor, prompts: Sequence[str], metadata: Metadata | None = None
+    ) -> RewardResult:
         """Calls the function."""
-        return as_result(self._function(images, prompts), len(images), self.name)
+        output = call(self._function, images, prompts, metadata)
+        return as_result(output, len(images), self.name)
 
     def check_prompts(self, prompts: Sequence[str]) -> None:
         """Asks the function, where it can tell."""

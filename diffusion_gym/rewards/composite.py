@@ -7,7 +7,15 @@ from torch import Tensor
 
 from diffusion_gym.checks import checked
 from diffusion_gym.errors import InvalidInputError
-from diffusion_gym.rewards.base import RewardFunction, RewardResult, as_result, check_prompts
+from diffusion_gym.rewards.base import (
+    Metadata,
+    RewardFunction,
+    RewardResult,
+    as_result,
+    call,
+    check_prompts,
+    wants_metadata,
+)
 
 
 class CompositeReward:
@@ -42,7 +50,14 @@ class CompositeReward:
             for name, (_, part) in self._parts.items()
         )
 
-    def __call__(self, images: Tensor, prompts: Sequence[str]) -> RewardResult:
+    @property
+    def wants_metadata(self) -> bool:
+        """Whether a part asks for it."""
+        return any(wants_metadata(part) for _, part in self._parts.values())
+
+    def __call__(
+        self, images: Tensor, prompts: Sequence[str], metadata: Metadata | None = None
+    ) -> RewardResult:
         """Scores images [B, 3, H, W] in [0, 1] with every part.
 
         Every part gets images of its own, so that one that changes them in place spoils neither
@@ -55,7 +70,8 @@ class CompositeReward:
         valid = torch.ones(len(images), dtype=torch.bool)
         terms: dict[str, Tensor] = {}
         for name, (weight, part) in self._parts.items():
-            result = as_result(part(images.clone(), list(prompts)), len(images), name)
+            output = call(part, images.clone(), list(prompts), metadata)
+            result = as_result(output, len(images), name)
             values += weight * result.values.cpu()
             valid &= result.valid.cpu()
             own = {f"{name}/{term}": column for term, column in result.terms.items()}
@@ -76,6 +92,11 @@ class CompositeReward:
         """
         for _, part in self._parts.values():
             check_prompts(part, prompts)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weight of each part, by its name."""
+        return {name: weight for name, (weight, _) in self._parts.items()}
 
     def __repr__(self) -> str:
         return f"CompositeReward({self.name!r})"

@@ -9,7 +9,13 @@ import torch
 from torch import Tensor
 
 from diffusion_gym.errors import DiffusionGymError, InvalidInputError
-from diffusion_gym.rewards.base import RewardFunction, RewardResult, as_result
+from diffusion_gym.rewards.base import (
+    Metadata,
+    RewardFunction,
+    RewardResult,
+    as_result,
+    call,
+)
 
 RANGE_TOLERANCE = 1e-3
 """How far outside [0, 1] a pixel may lie: about a quarter of an 8-bit level, for rounding."""
@@ -19,7 +25,12 @@ _answered: WeakValueDictionary[int, RewardFunction] = WeakValueDictionary()
 """Rewards that have returned something once, by identity."""
 
 
-def score(reward: RewardFunction, images: Tensor, prompts: Sequence[str]) -> RewardResult:
+def score(
+    reward: RewardFunction,
+    images: Tensor,
+    prompts: Sequence[str],
+    metadata: Metadata | None = None,
+) -> RewardResult:
     """Scores images, and keeps an image that cannot be scored from spoiling the others.
 
     An image that cannot be scored gets value 0.0 and ``valid`` False: one with pixels that are not
@@ -39,6 +50,7 @@ def score(reward: RewardFunction, images: Tensor, prompts: Sequence[str]) -> Rew
         reward: The reward.
         images: Float images [B, 3, H, W].
         prompts: B prompts, one per image.
+        metadata: What is known of each prompt besides, for a reward that asks for it.
 
     Returns:
         The result, on the images' device. Terms are NaN for images the reward never scored; where
@@ -49,21 +61,24 @@ def score(reward: RewardFunction, images: Tensor, prompts: Sequence[str]) -> Rew
             prompts, or the reward rejects a prompt or returns something else than it should; or
             nothing can be scored and that is no accident.
     """
-    result, failures = score_and_tell(reward, images, prompts)
+    result, failures = score_and_tell(reward, images, prompts, metadata)
     for failure in failures:
         warnings.warn(failure, RuntimeWarning, stacklevel=2)
     return result
 
 
 def score_and_tell(
-    reward: RewardFunction, images: Tensor, prompts: Sequence[str]
+    reward: RewardFunction,
+    images: Tensor,
+    prompts: Sequence[str],
+    metadata: Metadata | None = None,
 ) -> tuple[RewardResult, list[str]]:
     """Scores images as `score` does, and returns what that warns of, a sentence each."""
     # 1. Score the images that are some, and once more those where that failed.
-    _check_input(images, prompts)
+    _check_input(images, prompts, metadata)
     images = images.float()
     rows = _is_picture(images).nonzero().squeeze(1).tolist()
-    result = _Rows(reward, images, prompts)
+    result = _Rows(reward, images, prompts, metadata)
     result.score(rows)
     result.score([row for row in rows if not result.valid[row]])
 
@@ -76,7 +91,8 @@ def score_and_tell(
             raise InvalidInputError(
                 f"reward {reward.name!r} raised {_describe(result.error)} for each of {len(rows)} "
                 "images when it was first asked; a reward is called as reward(images, prompts), "
-                "with images [B, 3, H, W] in [0, 1] and B texts, and returns B numbers"
+                "with images [B, 3, H, W] in [0, 1] and B texts (and metadata=, B dictionaries, "
+                "where it has that parameter), and returns B numbers"
             ) from result.error
         if broken and not rows:
             raise InvalidInputError(broken[0])
@@ -89,7 +105,7 @@ def score_and_tell(
     return scored, broken + result.failures(rows)
 
 
-def _check_input(images: Tensor, prompts: Sequence[str]) -> None:
+def _check_input(images: Tensor, prompts: Sequence[str], metadata: Metadata | None) -> None:
     if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
         raise InvalidInputError(
             f"images must be floats of shape [B, 3, H, W], "
@@ -98,6 +114,11 @@ def _check_input(images: Tensor, prompts: Sequence[str]) -> None:
     if len(prompts) != len(images):
         raise InvalidInputError(
             f"every image needs one prompt, got {len(images)} images and {len(prompts)} prompts"
+        )
+    if metadata is not None and len(metadata) != len(prompts):
+        raise InvalidInputError(
+            f"every prompt needs metadata of its own, got {len(metadata)} dictionaries and "
+            f"{len(prompts)} prompts"
         )
 
 
@@ -136,10 +157,17 @@ def _describe(error: Exception) -> str:
 class _Rows:
     """The result of a batch, filled in as its rows get scored."""
 
-    def __init__(self, reward: RewardFunction, images: Tensor, prompts: Sequence[str]) -> None:
+    def __init__(
+        self,
+        reward: RewardFunction,
+        images: Tensor,
+        prompts: Sequence[str],
+        metadata: Metadata | None,
+    ) -> None:
         self._reward = reward
         self._images = images
         self._prompts = prompts
+        self._metadata = metadata
         self.values = torch.zeros(len(images))
         self.valid = torch.zeros(len(images), dtype=torch.bool)
         self.terms: dict[str, Tensor] = {}
@@ -164,7 +192,9 @@ class _Rows:
         if not rows:
             return
         try:
-            output = self._reward(self._images[rows], [self._prompts[row] for row in rows])
+            prompts = [self._prompts[row] for row in rows]
+            about = None if self._metadata is None else [self._metadata[row] for row in rows]
+            output = call(self._reward, self._images[rows], prompts, about)
         except DiffusionGymError:
             raise
         except Exception as error:

@@ -24,9 +24,10 @@ REMOTE = "remote"
 _Factory = TypeVar("_Factory", bound=RewardFactory)
 
 _factories: dict[str, RewardFactory] = dict(BUILT_IN)
+_labels: dict[str, str] = {}
 
 
-def register_reward(name: str) -> Callable[[_Factory], _Factory]:
+def register_reward(name: str, *, label: str | None = None) -> Callable[[_Factory], _Factory]:
     """Registers what makes a reward, so that it can be named wherever a reward is asked for.
 
     Example:
@@ -39,6 +40,8 @@ def register_reward(name: str) -> Callable[[_Factory], _Factory]:
     Args:
         name: The name. Registering it again, as a notebook does, replaces what it stood for; the
             names of the rewards that come with the package are taken.
+        label: What it is called in tables and among the terms of a sum, where names are long; None:
+            its name.
 
     Returns:
         A decorator for the factory. The factory gets the device, and as keyword arguments the
@@ -50,6 +53,7 @@ def register_reward(name: str) -> Callable[[_Factory], _Factory]:
         InvalidInputError: The name is taken, or is no proper name.
     """
     check_name("rewards", name)
+    check_name("rewards", name if label is None else label)
     if name in BUILT_IN:
         raise InvalidInputError(
             f"the reward {shown(name)} comes with the package; register yours under another name"
@@ -57,6 +61,7 @@ def register_reward(name: str) -> Callable[[_Factory], _Factory]:
 
     def register(factory: _Factory) -> _Factory:
         _factories[name] = factory
+        _labels[name] = name if label is None else label
         return factory
 
     return register
@@ -108,7 +113,13 @@ def make_reward(
     if isinstance(spec, Mapping):
         _check_used(options, spec)
         parts = {name: _make(name, device, options.get(name, {})) for name in spec}
-        return CompositeReward(parts, spec)
+        labels = {name: _labels.get(name, name) for name in spec}
+        if len(set(labels.values())) < len(labels):  # of two files, say
+            labels = {name: name for name in spec}
+        return CompositeReward(
+            {labels[name]: part for name, part in parts.items()},
+            {labels[name]: weight for name, weight in spec.items()},
+        )
     _check_used(options, [])
     return _with_name(spec, _name_of(spec))
 
@@ -150,7 +161,7 @@ def _make(name: str, device: str, options: Mapping[str, Any]) -> RewardFunction:
         from diffusion_gym.models.loading import resolve_device
 
         own["device"] = str(resolve_device(own["device"]))
-    return _with_name(factory(own.pop("device", device), **own), name)
+    return _with_name(factory(own.pop("device", device), **own), _labels.get(name, name))
 
 
 def _check_used(options: Mapping[str, Any], names: Collection[str]) -> None:

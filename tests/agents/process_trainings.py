@@ -65,6 +65,12 @@ def branches(env: Any) -> ImageAlgorithm:
     return make_agent(shaped, samples_per_prompt=8, n_epochs=2, **ADAM)
 
 
+def decoupled(env: Any) -> ImageAlgorithm:
+    statistics = {"advantage": "prompt", "statistics_min_count": 2}
+    aggregation = {"multi_objective_aggregation": "normalize_then_sum"}
+    return make_agent(env, samples_per_prompt=8, **statistics, **aggregation, **ADAM)
+
+
 def nft(env: Any) -> ImageAlgorithm:
     return make_nft(env, samples_per_prompt=8, batch_size=3, decay_rate=0.2, **ADAM)
 
@@ -78,12 +84,13 @@ KINDS: Mapping[str, Callable[[Any], ImageAlgorithm]] = {
     "sparse": sparse,
     "noise_aware": noise_aware,
     "branches": branches,
+    "decoupled": decoupled,
     "nft": nft,
     "negative": negative,
 }
 NEGATIVES = [{"prompt": "a cat", "negative_prompt": "a dog"}, "a dog", "a fox"]
-RESUMED = ("branches", "nft")
-"""Those whose wrapper, or agent, has a state of its own."""
+RESUMED = ("branches", "decoupled", "nft")
+"""Those whose wrapper, or agent, or estimator, has a state of its own."""
 
 
 class LastRow(KVWriter):
@@ -104,9 +111,13 @@ class LastRow(KVWriter):
 
 def small_env(kind: str, processes: Processes) -> Any:
     """This process's part of an environment of `IMAGES` rows, with a smooth reward."""
-    kinds: dict[str, dict[str, Any]] = {"nft": {"eta": 0.0}, "negative": {"prompts": NEGATIVES}}
-    options = kinds.get(kind, {})
-    return make_env(IMAGES // processes.count, reward="house_style", **options)
+    kinds: dict[str, dict[str, Any]] = {
+        "nft": {"eta": 0.0},
+        "negative": {"prompts": NEGATIVES},
+        "decoupled": {"reward": {"house_style": 1.0, "clip_score": 0.5}},
+    }
+    options = {"reward": "house_style"} | kinds.get(kind, {})
+    return make_env(IMAGES // processes.count, **options)
 
 
 def trained(kind: str, processes: Processes) -> dict[str, Any]:

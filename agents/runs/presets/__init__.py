@@ -12,13 +12,29 @@ from diffusion_gym.parsing import as_path, parse
 FOLDER = Path(__file__).parent
 SUFFIX = ".toml"
 
-OWN = ("preset", "output")
+OWN = ("preset", "output", "from_run")
 """Settings that are a run's own, not a recipe's."""
 
 
 def preset_names() -> list[str]:
     """The names of the presets that come with the agents, sorted."""
     return sorted(file.stem for file in FOLDER.glob(f"*{SUFFIX}"))
+
+
+def read_preset(name: str) -> dict[str, Any]:
+    """What a preset says, unchecked.
+
+    Args:
+        name: One of `preset_names`, or the path of a ``.toml`` file.
+
+    Raises:
+        InvalidInputError: There is no such preset or file, or it is not TOML.
+    """
+    file = _find(name)
+    try:
+        return parse(tomllib.loads, file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InvalidInputError(f"the preset file {file} is not valid TOML: {error}") from error
 
 
 def load_preset(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -35,11 +51,7 @@ def load_preset(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         InvalidInputError: There is no such preset or file; it is not TOML; or it sets something
             that is no setting, or to a value of another type or outside its range.
     """
-    file = _find(name)
-    try:
-        recipe = parse(tomllib.loads, file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InvalidInputError(f"the preset file {file} is not valid TOML: {error}") from error
+    file, recipe = _find(name), read_preset(name)
     known = {key: kind for key, kind in settings.items() if key not in OWN}
     try:
         for key in recipe:

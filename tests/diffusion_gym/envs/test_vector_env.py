@@ -282,10 +282,10 @@ def test_a_reward_that_changes_the_images_leaves_those_of_the_infos_alone(spec):
 
 
 def test_a_reward_of_another_signature_ends_the_first_episode_with_its_cause():
-    register_reward("of_trl")(lambda device: lambda images, prompts, metadata: images.mean())
-    envs = make_vec(reward="of_trl")
+    register_reward("foreign")(lambda device: lambda images, prompts, details: images.mean())
+    envs = make_vec(reward="foreign")
     observation, _ = envs.reset(seed=0)
-    with pytest.raises(InvalidInputError, match=r"missing 1 .*'metadata'.*reward\(images, pro"):
+    with pytest.raises(InvalidInputError, match=r"missing 1 .*'details'.*reward\(images, pro"):
         advance(envs, T, observation)
 
 

@@ -1,7 +1,6 @@
 """Prompts from files, in the formats of the field's standard sets."""
 
 import json
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -60,15 +59,15 @@ def test_bad_files_are_refused(tmp_path: Path, name: str, content: str, reason: 
 )
 def test_prompts_may_be_called_texts(tmp_path: Path, name: str, content: str) -> None:
     (tmp_path / name).write_text(content)
-    with pytest.warns(UserWarning, match="only its prompts are used"):
-        assert load_prompts(str(tmp_path / name)).texts == ("a red bench", "two cats")
+    assert load_prompts(str(tmp_path / name)).texts == ("a red bench", "two cats")
 
 
 def test_a_prompt_comes_before_a_text(tmp_path: Path) -> None:
     """ImageReward's comparisons have both."""
     (tmp_path / "p.jsonl").write_text('{"text": "long", "prompt": "a cat"}\n')
-    with pytest.warns(UserWarning, match="not text"):
-        assert load_prompts(str(tmp_path / "p.jsonl")).texts == ("a cat",)
+    prompts = load_prompts(str(tmp_path / "p.jsonl"))
+    assert prompts.texts == ("a cat",)
+    assert prompts.metadata == {"a cat": {"text": "long"}}
 
 
 def test_a_folder_holds_a_prompt_a_file(tmp_path: Path) -> None:
@@ -211,28 +210,54 @@ def test_malformed_standard_files(
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "others"),
+    ("name", "content", "columns"),
     [
-        ("p.csv", "id,prompt,Category\n1,a cat,x\n", "id, Category"),
-        ("p.tsv", PARTI, "Category, Challenge, Note"),
-        ("p.jsonl", GENEVAL, "tag, include, exclude"),
-        ("p.json", HPD_ANNOTATIONS, "image_path, rank"),
-        ("p.csv", "prompt,negative_prompt\na cat,\n", None),
-        ("p.csv", "Prompt\na cat\n", None),
-        ("p.json", '["a cat"]', None),
+        ("p.csv", "id,prompt,Category\n1,a cat,x\n", {"id", "Category"}),
+        ("p.tsv", PARTI, {"Category", "Challenge", "Note"}),
+        ("p.jsonl", GENEVAL, {"tag", "include", "exclude"}),
+        ("p.json", HPD_ANNOTATIONS, {"image_path", "rank"}),
+        ("p.csv", "prompt,negative_prompt\na cat,\n", set()),
+        ("p.csv", "Prompt,,\na cat,x,\n", set()),
+        ("p.json", '["a cat"]', set()),
     ],
 )
-def test_what_is_not_used_is_named_once(
-    tmp_path: Path, name: str, content: str, others: str | None
+@pytest.mark.filterwarnings("ignore:the prompt file")
+def test_other_columns_are_metadata(
+    tmp_path: Path, name: str, content: str, columns: set[str]
 ) -> None:
     file = tmp_path / name
     file.write_text(content)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        assert len(load_prompts(str(file))) > 0
-    messages = [str(warning.message) for warning in caught]
-    expected = f"the prompt file {file}: only its prompts are used, not {others}"
-    assert messages == ([] if others is None else [expected])
+    prompts = load_prompts(str(file))
+    assert set(prompts.metadata) <= set(prompts.texts)
+    assert {column for about in prompts.metadata.values() for column in about} == columns
+
+
+def test_metadata_is_what_the_file_says(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text('prompt,count,note\na cat,2,"x, y"\na dog,,\n')
+    table = load_prompts(tmp_path / "p.csv")
+    assert table.metadata == {
+        "a cat": {"count": "2", "note": "x, y"},
+        "a dog": {"count": "", "note": ""},
+    }
+    lines = [{"prompt": "a cat", "include": [{"class": "cat", "count": 2}]}, {"prompt": "a dog"}]
+    (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    objects = load_prompts(tmp_path / "p.jsonl")
+    assert objects.metadata == {"a cat": {"include": [{"class": "cat", "count": 2}]}}
+    assert objects.metadata_hash != table.metadata_hash
+    assert objects.content_hash == table.content_hash
+
+
+def test_metadata_follow_their_part(tmp_path: Path) -> None:
+    parts = {"train": [{"prompt": "a cat", "n": 1}], "held_out": [{"prompt": "a dog", "n": 2}]}
+    (tmp_path / "p.json").write_text(json.dumps(parts))
+    assert load_prompts(f"{tmp_path / 'p.json'}:held_out").metadata == {"a dog": {"n": 2}}
+
+
+def test_a_prompt_with_two_metadata_has_the_first_and_is_told(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text("prompt,n\na cat,1\na cat,2\na dog,3\na dog,3\n")
+    with pytest.warns(UserWarning, match="1 rows repeat a prompt with other metadata.*'a cat'"):
+        prompts = load_prompts(tmp_path / "p.csv")
+    assert prompts.metadata["a cat"] == {"n": "1"}
 
 
 def test_comments_in_text_files(tmp_path: Path) -> None:
@@ -303,12 +328,13 @@ def test_a_list_may_have_negative_prompts() -> None:
     prompts = load_prompts(listed)
     assert (prompts.texts, prompts.negative_prompts) == (("a cat", "a dog"), (None, "blurry"))
     assert load_prompts([{"prompt": "a cat"}]) == load_prompts(["a cat"])
+    known = load_prompts(["a cat", {"prompt": "a dog", "count": 2}])
+    assert (dict(known.metadata), known.negative_prompts) == ({"a dog": {"count": 2}}, ())
 
 
 @pytest.mark.parametrize(
     ("listed", "message"),
     [
-        ([{"prompt": "a", "seed": 3}], "unknown key of a prompt 'seed'"),
         ([{"negative_prompt": "a"}], "the list of prompts must hold .* got in item 1"),
         ([{"prompt": "a"}, 3], "got in item 2 3"),
         ([{"prompt": "a"}, "a"], "prompts must differ"),

@@ -144,24 +144,24 @@ def test_a_reward_without_weak_references_is_scored_like_any() -> None:
     assert score(Slotted(), *batch()).valid.all()
 
 
-class OfTrl:
-    """The reward of TRL and ddpo-pytorch: another signature, and a pair as its result."""
+class Foreign:
+    """A reward of another signature, and, as those of ddpo-pytorch, with a pair as its result."""
 
-    def __call__(self, images, prompts, metadata):
+    def __call__(self, images, prompts, details):
         return images.mean((1, 2, 3)), {}
 
-    def method(self, images, prompts, metadata):
-        return self(images, prompts, metadata)
+    def method(self, images, prompts, details):
+        return self(images, prompts, details)
 
 
 @pytest.mark.parametrize(
     "function",
     [
-        lambda images, prompts, metadata: images.mean((1, 2, 3)),
+        lambda images, prompts, details: images.mean((1, 2, 3)),
         lambda images: images.mean((1, 2, 3)),
-        OfTrl(),
-        OfTrl().method,
-        functools.partial(OfTrl(), other=3),
+        Foreign(),
+        Foreign().method,
+        functools.partial(Foreign(), other=3),
     ],
 )
 def test_a_reward_of_another_signature_is_an_error_that_says_so(function) -> None:
@@ -171,7 +171,7 @@ def test_a_reward_of_another_signature_is_an_error_that_says_so(function) -> Non
 
 
 @pytest.mark.parametrize(
-    "function", [functools.partial(OfTrl(), metadata={}), lambda i, p: ([0.0] * BATCH, [{}])]
+    "function", [functools.partial(Foreign(), details={}), lambda i, p: ([0.0] * BATCH, [{}])]
 )
 def test_a_pair_of_rewards_and_metadata_is_refused(function) -> None:
     with pytest.raises(InvalidInputError, match=r"return values of shape \[64\].*got tuple"):
