@@ -188,6 +188,7 @@ def test_prompts_are_refused_before_there_are_images() -> None:
 # ------------------------------------------------------------------------- servers that come and go
 
 
+@pytest.mark.slow
 def test_a_server_that_is_killed_amid_a_request(told: str) -> None:
     """SIGKILL while the other process holds the images."""
     with started("--reward", "jpeg_compressibility", "--port", "0") as (url, process):
@@ -381,6 +382,7 @@ def test_wrong_options_are_refused(options, message: str) -> None:
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_only_a_remote_reward_needs_the_extra() -> None:
     code = (
         "import sys\n"
