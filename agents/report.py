@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ReportOptions, arguments, command="python -m agents.report", description=__doc__
     )
     run = RunFolder.open(options.run)
-    file = file_to_write(options.output or str(run.report_file))
+    file = file_to_write(str(run.report_file) if options.output is None else options.output)
     write_page(run, file)
     say(Screen(), f"{file.stat().st_size / 1e3:.0f} kB: {file}")
     return 0

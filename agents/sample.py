@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not options.prompt:
         raise InvalidInputError("expected at least one --prompt, got none")
     output = _checked_output(options.output)
-    film = film_to_write(options.film) if options.film else None
+    film = None if options.film is None else film_to_write(options.film)
     run = RunFolder.open(options.run)
     settings = run.settings
 

@@ -102,6 +102,8 @@ def test_the_metadata(metadata):
     assert set(metadata.get_all("Provides-Extra")) == {
         "train",
         "rewards",
+        "video",
+        "wandb",
         "bench",
         "leaderboard",
         "dev",
@@ -161,7 +163,7 @@ def third_party_imports(folder):
     ("folder", "groups"),
     [
         ("diffusion_gym", ["", "rewards"]),
-        ("agents", ["", "train"]),
+        ("agents", ["", "train", "video", "wandb"]),
         ("benchmarks", ["", "train", "rewards", "bench", "leaderboard"]),
     ],
 )

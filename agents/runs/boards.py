@@ -9,7 +9,7 @@ from agents.evaluation import Evaluation
 from agents.runs.pictures import Pictures
 
 
-class Board(KVWriter):
+class Board(KVWriter, abc.ABC):
     """Stable-Baselines3 logger output that is told of evaluations and pictures as well."""
 
     @abc.abstractmethod

@@ -153,9 +153,12 @@ class PicturesOfRounds(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         rounds = self.model.rounds
-        due = self.every and rounds and rounds % self.every == 0
-        if due and not self.model.stopping:
-            self.model.processes.from_main(lambda: self.show(self.evaluations.latest))
+        if self.every and rounds and rounds % self.every == 0:
+            self.model.processes.from_main(self._show)
+
+    def _show(self) -> None:
+        if not self.model.stopping:  # which need not be known to all yet
+            self.show(self.evaluations.latest)
 
     def _on_step(self) -> bool:
         return True

@@ -27,6 +27,9 @@ LONGEST_SIDE = 256
 ANY_REWARD = "jpeg_compressibility"
 """A reward that any prompt has and that costs next to nothing: nobody looks at it."""
 
+PROMPTS = "Description"
+"""Where a PNG names its prompts, a line each, in the order of its pictures."""
+
 SHOWN, SHOWN_COLUMNS = 20, 10
 """Most pictures of an evaluation, one a prompt, and how many side by side."""
 
@@ -82,8 +85,8 @@ class HeldOutPictures:
 def save_pictures(pictures: Pictures, path: Path) -> None:
     """Writes them as one PNG, which names its prompts."""
     about = PngInfo()
-    text = "\n".join(pictures.prompts)
-    about.add_itxt("Description", text.encode("utf-8", "replace").decode())
+    text = "\n".join(" ".join(prompt.split()) for prompt in pictures.prompts)
+    about.add_itxt(PROMPTS, text.encode("utf-8", "replace").decode())
     path.parent.mkdir(exist_ok=True)
     with atomic(path) as partial:
         Image.fromarray(pictures.sheet()).save(partial, pnginfo=about)

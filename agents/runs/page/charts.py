@@ -115,8 +115,9 @@ def reward_chart(
     chart.x_ticks = [Tick(x(value), f"{value:,.0f}") for value in x_ticks if value == int(value)]
     chart.y_ticks = [Tick(y(value), f"{value:.6g}") for value in y_ticks]
     step = -(-len(training) // POINTS) or 1
+    shown = [*training[:-1:step], *training[-1:]]
     chart.lines = [
-        Line("training", _path(training[::step], x, y)),
+        Line("training", _path(shown, x, y)),
         Line("held-out", _path(held_out, x, y)),
     ]
     chart.points = [

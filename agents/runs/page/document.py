@@ -21,7 +21,7 @@ from agents.runs.builders import load_evaluation
 from agents.runs.comparison import comparison_sections, shortcomings
 from agents.runs.page.charts import credit_chart, reward_chart
 from agents.runs.page.repeat import repeating_command
-from agents.runs.pictures import SHOWN
+from agents.runs.pictures import PROMPTS, SHOWN
 from agents.runs.run_folder import RunFolder
 from agents.runs.screen import command
 from diffusion_gym.errors import InvalidInputError, first_line
@@ -197,12 +197,14 @@ def _sheets(run: RunFolder) -> list[dict[str, Any]]:
         try:
             with Image.open(file) as picture:
                 pixels = np.asarray(picture.convert("RGB"))
+                prompts = str(picture.info.get(PROMPTS, "")).splitlines()
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise InvalidInputError(
                 f"expected a picture in {file}, got {type(error).__name__}: {first_line(error)}"
             ) from error
         number = file.stem.removeprefix("round-").lstrip("0") or "0"
-        sheets.append({"round": number, "uri": _uri(pixels, LONGEST_SHEET)})
+        uri = _uri(pixels, LONGEST_SHEET)
+        sheets.append({"round": number, "uri": uri, "prompts": prompts})
     return sheets
 
 

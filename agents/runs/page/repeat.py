@@ -6,9 +6,12 @@ from typing import Any
 
 from agents.runs.screen import command
 from agents.runs.settings import TrainSettings
+from diffusion_gym.errors import InvalidInputError
 
 DECISIVE = ("algorithm", "preset", "model", "reward", "shaping", "device")
 """Settings that decide what the others' defaults are."""
+
+NOT_USUAL = object()
 
 OF_THE_PLACE = ("output", "wandb")
 """Settings that say where to, and not what."""
@@ -21,15 +24,20 @@ def repeating_command(settings: TrainSettings, processes: int = 1) -> str:
         settings: The run's.
         processes: How many trained together.
     """
-    own, plain = settings.flat(), TrainSettings()
-    general = plain.flat()
-    decisive = {name: own[name] for name in DECISIVE if own[name] != general[name]}
-    usual = TrainSettings.of(**decisive).flat()
+    own = settings.flat()
+    decisive: dict[str, Any] = {}
+    try:
+        for name in DECISIVE:
+            if own[name] != TrainSettings.of(**decisive).flat()[name]:
+                decisive[name] = own[name]
+        usual = TrainSettings.of(**decisive).flat()
+    except InvalidInputError:  # a preset's file, or a registered name, that there is no more
+        decisive, usual = {}, {"preset": own.pop("preset")}
     words = ["python", "-m", "agents.train"]
     if processes > 1:
         words = ["torchrun", "--nproc-per-node", str(processes), *words[1:]]
     for name, value in own.items():
-        if name not in OF_THE_PLACE and (name in decisive or value != usual[name]):
+        if name not in OF_THE_PLACE and (name in decisive or usual.get(name, NOT_USUAL) != value):
             words += option(name, value)
     return command(words)
 
