@@ -20,6 +20,7 @@ from agents.runs.pictures import (
     PROMPTS,
     HeldOutPictures,
     Pictures,
+    _small,
     save_pictures,
 )
 from agents.runs.run_folder import RunFolder
@@ -73,7 +74,7 @@ class Drawn:
             repr(random.getstate()).encode(),
             repr(np.random.get_state()).encode(),
             repr(agent.prompt_rng.bit_generator.state).encode(),
-            repr(base.np_random.bit_generator.state).encode(),
+            repr([each.bit_generator.state for each in base.np_random]).encode(),
             *(generator.get_state().numpy().tobytes() for generator in generators),
         ]
 
@@ -179,14 +180,13 @@ def test_large_pictures_are_shrunk_and_any_prompt_is_written(tmp_path: Path) -> 
     with Image.open(file) as picture:
         assert len(picture.info[PROMPTS].splitlines()) == 4
         assert picture.info[PROMPTS].endswith("一只猫")
-    from agents.runs.pictures import _small
 
     tall = np.random.default_rng(0).integers(0, 255, (2, 1024, 512, 3), dtype=np.uint8)
     assert _small(tall).shape == (2, LONGEST_SIDE, LONGEST_SIDE // 2, 3)
     assert _small(images) is images
 
 
-def test_something_else_in_the_place_of_the_pictures(runs: dict[str, Any], tmp_path: Path) -> None:
+def test_something_else_in_the_place_of_the_pictures(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     run.pictures.write_text("mine")
     with pytest.raises(InvalidInputError, match="expected a folder to write to"):
