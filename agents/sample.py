@@ -13,6 +13,7 @@ import tyro
 from PIL import Image
 
 from agents.evaluation import evaluate
+from agents.evaluation.film import DecodedSteps, film_sheets, film_to_write, write_film
 from agents.evaluation.pictures import image_sheet
 from agents.files import file_to_write
 from agents.runs import cli
@@ -69,6 +70,9 @@ class SampleOptions(Checked):
     output: str = "sample.png"
     """Picture to write, of any format that its suffix names."""
 
+    film: str | None = None
+    """Film to write besides, of the same images from noise on: film.gif or film.mp4."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Draws one row of images per prompt into a picture."""
@@ -79,6 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not options.prompt:
         raise InvalidInputError("expected at least one --prompt, got none")
     output = _checked_output(options.output)
+    film = None if options.film is None else film_to_write(options.film)
     check_subject(options.run, model=options.model, checkpoint=options.checkpoint)
     run = RunFolder.open(options.run) if options.run else None
     settings = run.settings if run else untrained_settings(options.model, options.device)
@@ -100,13 +105,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         policy = load_policy(run, device=device, checkpoint=options.checkpoint)
         policy = base_policy(policy) if options.base else policy
 
-    # 3. The picture.
+    # 3. The picture, and the film.
+    steps = DecodedSteps(policy.model) if film else None
     result = evaluate(
-        policy, env, samples=options.samples, prompts=len(options.prompt), seed=options.seed
+        policy,
+        env,
+        samples=options.samples,
+        prompts=len(options.prompt),
+        seed=options.seed,
+        watch=steps,
     )
     images = result.images.reshape(count, *result.images.shape[2:])
     image_sheet(images, options.samples, output, scale=options.scale)
     say(Screen(), f"{count} images: {output}")
+    if steps and film:
+        write_film(film_sheets(steps.frames, options.samples, scale=options.scale), film)
+        say(Screen(), f"{len(steps.frames) - 1} steps: {film}")
     return 0
 
 

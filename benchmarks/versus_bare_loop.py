@@ -45,7 +45,8 @@ def train_agent(seed: int, images: int) -> dict[str, Any]:
     """Trains as the command line does."""
     with tempfile.TemporaryDirectory() as folder:
         output = str(Path(folder) / "run")
-        settings = TrainSettings.of(shaping="sparse", seed=seed, images=images, output=output)
+        options = {"shaping": "sparse", "seed": seed, "images": images, "picture_every": 0}
+        settings = TrainSettings.of(**options, output=output)
         training = Training(settings, Console(quiet=True))
         training.run()
         run = training.run_folder

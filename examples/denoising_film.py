@@ -3,44 +3,41 @@
 ``python examples/denoising_film.py runs/house_style-seed0``, after ``python -m agents.train``.
 
 Both policies start from the same noise and add the same noise in every step. What is shown in
-each step is the latent itself, decoded.
+each step is the latent itself, decoded. ``python -m agents.sample RUN --film FILE``
+makes such a film of one policy.
 """
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from agents.evaluation import evaluate
+from agents.evaluation.evaluation import spread
+from agents.evaluation.film import DecodedSteps, film_to_write, write_film
 from agents.policy import UNetPolicy
-from agents.runs.builders import base_env, base_policy, evaluation_prompts, load_policy, make_env
+from agents.runs.builders import (
+    Env,
+    base_env,
+    base_policy,
+    evaluation_prompts,
+    load_policy,
+    make_env,
+    make_evaluation_env,
+)
 from agents.runs.run_folder import RunFolder
-from diffusion_gym.images import Frame, image_grid, to_uint8
+from diffusion_gym.images import Frame, image_grid
 
 SCALE = 2
 MARGIN = 20
-STEP_MS, HOLD_MS = 160, 2400
-COLOURS = 256
 
 
-@torch.no_grad()
-def denoise(policy: UNetPolicy, prompts: Sequence[str], seed: int) -> list[Frame]:
+def denoise(policy: UNetPolicy, env: Env, count: int, seed: int) -> list[Frame]:
     """Decoded latents x_0 … x_T of one image per prompt, T + 1 times ``[P, H, W, 3]``."""
-    model, schedule = policy.model, policy.schedule
-    generator = torch.Generator().manual_seed(seed)
-    shape = (len(prompts), *model.latent_shape)
-    embedding = model.encode(prompts)
-    latents = torch.randn(shape, generator=generator).to(model.device)
-    frames = [latents]
-    for i in range(schedule.num_steps):
-        index = torch.full((len(prompts),), i, device=model.device)
-        step = policy.transition(latents, index, embedding)
-        noise = torch.randn(shape, generator=generator).to(model.device)
-        latents = schedule.sample(step, noise=noise)
-        frames.append(latents)
-    return [to_uint8(model.decode(frame)).numpy(force=True) for frame in frames]
+    steps = DecodedSteps(policy.model)
+    evaluate(policy, env, samples=1, prompts=count, seed=seed, watch=steps)
+    return steps.frames
 
 
 def labelled(before: Frame, after: Frame, prompts: Sequence[str]) -> Image.Image:
@@ -69,20 +66,6 @@ def labelled(before: Frame, after: Frame, prompts: Sequence[str]) -> Image.Image
     return frame
 
 
-def write_gif(frames: Sequence[Image.Image], path: Path) -> None:
-    """Writes the film with one palette for all frames."""
-    width, height = frames[0].size
-    together = Image.new("RGB", (width, height * len(frames)))
-    for number, frame in enumerate(frames):
-        together.paste(frame, (0, height * number))
-    palette = together.quantize(COLOURS, kmeans=1)
-    coded = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
-    durations = [STEP_MS] * (len(frames) - 1) + [HOLD_MS]
-    coded[0].save(
-        path, save_all=True, append_images=coded[1:], duration=durations, loop=0, optimize=True
-    )
-
-
 def main(arguments: Sequence[str] | None = None) -> list[Image.Image]:
     """Draws the film of a run; returns its frames."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -90,8 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> list[Image.Image]:
     parser.add_argument("--prompts", nargs="+", help="default: some of the held-out ones")
     parser.add_argument("--columns", type=int, default=7, help="how many of those")
     parser.add_argument("--seed", type=int, default=0, help="of the noise")
-    parser.add_argument("--output", type=Path, default=Path("film.gif"))
+    parser.add_argument("--output", default="film.gif", help="a GIF or an MP4")
     options = parser.parse_args(arguments)
+    output = film_to_write(options.output)
 
     # 1. The policies of the run, and what they draw.
     run = RunFolder.open(options.run)
@@ -99,17 +83,19 @@ def main(arguments: Sequence[str] | None = None) -> list[Image.Image]:
     if prompts is None:
         env = make_env(run.settings)
         held_out = base_env(make_env(run.settings, prompts=evaluation_prompts(env))).prompts
-        chosen = np.linspace(0, len(held_out) - 1, options.columns).round().astype(int)
-        prompts = [held_out[i] for i in chosen]
-    trained = load_policy(run)
+        prompts = [held_out[i] for i in spread(len(held_out), options.columns)]
+    trained, count = load_policy(run), len(prompts)
+    drawn = make_evaluation_env(
+        run.settings, prompts, count=count, samples=1, reward="jpeg_compressibility"
+    )
 
     # 2. Both denoise the same noise.
     before, after = (
-        denoise(policy, prompts, options.seed) for policy in (base_policy(trained), trained)
+        denoise(policy, drawn, count, options.seed) for policy in (base_policy(trained), trained)
     )
     frames = [labelled(*pair, prompts) for pair in zip(before, after, strict=True)]
-    write_gif(frames, options.output)
-    print(f"{len(frames)} frames, {options.output.stat().st_size / 1e3:.0f} kB: {options.output}")
+    write_film(frames, output)
+    print(f"{len(frames)} frames, {output.stat().st_size / 1e3:.0f} kB: {output}")
     return frames
 
 

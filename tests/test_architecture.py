@@ -55,7 +55,7 @@ ORDER = {
     ),
     "agents": (
         *("files", "policy", "common", "ppo", "nft", "evaluation", "runs", "train", "sample"),
-        "evaluate",
+        *("evaluate", "report"),
     ),
     "agents.policy": (
         *("config", "optimizers", "precision", "lora", "unet_policy", "second_weights", "export"),
@@ -70,7 +70,7 @@ ORDER = {
         *("config", "buffer", "rollout", "standardisation", "update", "ppo", "step_rewards"),
     ),
     "agents.nft": ("config", "buffer", "losses", "rollout", "nft"),
-    "agents.evaluation": ("diversity", "image_metrics", "evaluation", "pictures"),
+    "agents.evaluation": ("diversity", "image_metrics", "evaluation", "pictures", "film"),
     "agents.runs": (
         *(
             "presets",
@@ -85,8 +85,10 @@ ORDER = {
             "start",
             "builders",
         ),
-        *("screen", "tensorboard", "callbacks", "live", "report", "training", "cli"),
+        *("screen", "pictures", "boards", "tensorboard", "weights_and_biases", "callbacks"),
+        *("live", "comparison", "page", "report", "training", "cli"),
     ),
+    "agents.runs.page": ("charts", "repeat", "document"),
     "agents.runs.presets": (),
     "benchmarks": (
         *("tables", "destination", "bare_loop", "versus_bare_loop", "sized", "memory", "emoji64"),

@@ -45,6 +45,7 @@ QUICK = {
     "agents.train --resume": "",
     "agents.sample": "--samples 2",
     "agents.evaluate": "--count 2 --samples 1",
+    "agents.report": "",
     "benchmarks.bare_loop": "--images 64",
     "benchmarks.versus_bare_loop": "--seeds 1 --images 64 --output results",
     "benchmarks.leaderboard plan": "--tier smoke --results records --tasks house_style",

@@ -20,7 +20,7 @@ import pytest
 from nonsense import Judge
 
 import diffusion_gym
-from agents import evaluate, sample, train
+from agents import evaluate, report, sample, train
 from agents.files import is_leftover
 from agents.runs import cli
 from agents.runs.settings import TrainSettings
@@ -292,7 +292,7 @@ def drawn(run: str) -> list[str]:
     return [run, "--prompt", "a cat", "--samples", "1"]
 
 
-SAMPLE_OPTIONS = ("--prompt", "--samples", "--seed", "--scale", "--output", "")
+SAMPLE_OPTIONS = ("--prompt", "--samples", "--seed", "--scale", "--output", "--film", "")
 SAMPLE_ACCEPTS = {
     ("--prompt", label)
     for label in (
@@ -301,7 +301,7 @@ SAMPLE_ACCEPTS = {
         *("empty list", "list of numbers", "object of NaN", "nested lists", "nested objects"),
         *("long text", "long path", "escape"),
     )
-} | {("--seed", "0")}
+} | {("--seed", "0"), ("--film", "none")}
 EVALUATE_OPTIONS = ("--reward", "--also", "--prompts", "--count", "--samples", "--pictures", "")
 """The nameless option is the run folder."""
 
@@ -345,6 +345,8 @@ WRONG_OUTPUTS: Mapping[str, str] = {
 }
 OUTPUTS: Mapping[str, tuple[Main, Sequence[str]]] = {
     "sample --output": (sample.main, [*drawn("run"), "--output"]),
+    "sample --film": (sample.main, [*drawn("run"), "--film"]),
+    "report --output": (report.main, ["run", "--output"]),
     "evaluate --json": (evaluate.main, ["run", "--count", "1", "--samples", "1", "--json"]),
     "evaluate --pictures": (evaluate.main, ["run", "--count", "1", "--samples", "1", "--pictures"]),
 }

@@ -103,6 +103,8 @@ def test_the_metadata(metadata):
         "train",
         "rewards",
         "remote",
+        "video",
+        "wandb",
         "bench",
         "leaderboard",
         "dev",
@@ -162,7 +164,7 @@ def third_party_imports(folder):
     ("folder", "groups"),
     [
         ("diffusion_gym", ["", "rewards", "remote"]),
-        ("agents", ["", "train"]),
+        ("agents", ["", "train", "video", "wandb"]),
         ("benchmarks", ["", "train", "rewards", "bench", "leaderboard"]),
     ],
 )

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -71,10 +71,11 @@ def evaluate(
     env: VectorEnv[Any, Any, Any],
     *,
     samples: int,
-    prompts: int,
+    prompts: int | npt.NDArray[np.int64],
     seed: int,
     image_metrics: ImageMetrics | None = None,
     processes: Processes = ALONE,
+    watch: Callable[[int, torch.Tensor], None] | None = None,
 ) -> Evaluation:
     """Draws images with a policy, from noise that belongs to each image.
 
@@ -95,11 +96,14 @@ def evaluate(
         policy: The policy, or `diffusion_gym.reference_policy`, the model before any training.
         env: A vector environment of torch tensors, over the prompts to evaluate on.
         samples: Images per prompt.
-        prompts: Most prompts to use, spread evenly over the environment's, which may be sorted.
+        prompts: Most prompts to use, spread evenly over the environment's, which may be sorted; or
+            the places of those to use.
         seed: Seed of the noise.
         image_metrics: What to measure besides the reward; None measures the reward only.
         processes: Those that evaluate the same policy together: each draws some of the batches, and
             all get the whole.
+        watch: Called with i and the latents x_i, ``[N, C, h, w]``, of every batch that is drawn
+            here, from i = 0 to T.
 
     Raises:
         InvalidInputError: The environment has another model than the policy.
@@ -107,8 +111,8 @@ def evaluate(
     base: Any = env.unwrapped
     _check_model(policy, base)
     # 1. Which images, and where their noise comes from.
-    count = min(prompts, len(base.prompts))
-    chosen = np.linspace(0, len(base.prompts) - 1, count).round().astype(np.int64)
+    chosen = spread(len(base.prompts), prompts) if isinstance(prompts, int) else prompts
+    count = len(chosen)
     texts = [base.prompts[i] for i in chosen]
     ids = np.repeat(chosen, samples)
     seeds = np.array(_image_seeds(seed, texts, samples))
@@ -118,7 +122,7 @@ def evaluate(
     places = [slice(at, at + env.num_envs) for at in range(0, len(ids), env.num_envs)]
     with _uncounted(policy):
         drawn = [
-            (number, _draw(policy, env, ids[rows], seeds[rows], compared[rows]))
+            (number, _draw(policy, env, ids[rows], seeds[rows], compared[rows], watch))
             for number, rows in list(enumerate(places))[processes.rank :: processes.count]
         ]
     batches = [batch for _, batch in sorted(processes.joined(drawn), key=lambda pair: pair[0])]
@@ -143,6 +147,11 @@ def evaluate(
         if policy.schedule.stochastic.any():
             result.metrics[KL_TO_BASE] = merged([b.divergence for b in batches])[:, 0]
     return result
+
+
+def spread(total: int, count: int) -> npt.NDArray[np.int64]:
+    """Places of at most so many, spread evenly over 0 … total - 1, both ends among them."""
+    return np.linspace(0, total - 1, min(count, total)).round().astype(np.int64)
 
 
 @contextmanager
@@ -203,6 +212,7 @@ def _draw(
     ids: npt.NDArray[Any],
     seeds: npt.NDArray[Any],
     compared: npt.NDArray[np.bool_],
+    watch: Callable[[int, torch.Tensor], None] | None,
 ) -> _Batch:
     """One batch; a last, smaller one is filled up with rows that are then left out."""
     base: Any = env.unwrapped
@@ -214,7 +224,9 @@ def _draw(
     rewards = torch.zeros(env.num_envs)
     base.next_prompt_ids = padded  # else autoreset would encode prompts that nobody looks at
     divergences = []
-    for _ in range(base.schedule.num_steps):
+    if watch:
+        watch(0, observation["latent"][: len(ids)])
+    for i in range(base.schedule.num_steps):
         shape = observation["latent"].shape[1:]
         noise = torch.stack([torch.randn(shape, generator=own) for own in generators])
         actions, gaussian = _acted(policy, observation, noise)
@@ -227,6 +239,8 @@ def _draw(
                 chosen = {key: value[rows] for key, value in observation.items()}
                 other = policy.base_transition(*policy.conditions(chosen))
             divergences.append(gaussian_kl(own, other))
+        if watch:
+            watch(i + 1, actions[: len(ids)])
         base.report(gaussian.predicted_clean)
         observation, rewards, _, _, infos = env.step(actions)
 

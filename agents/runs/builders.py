@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -294,8 +295,8 @@ def _frozen_policy(
     return fresh
 
 
-def save_evaluation(evaluation: Evaluation, run: RunFolder) -> None:
-    """Keeps the evaluation of the base model for the end of the run."""
+def save_evaluation(evaluation: Evaluation, file: Path) -> None:
+    """Keeps an evaluation: the base model's for the end of the run, the last one for reports."""
     arrays: dict[str, Any] = {
         f"{group}/{name}": np.asarray(value)
         for group in GROUPS
@@ -306,21 +307,21 @@ def save_evaluation(evaluation: Evaluation, run: RunFolder) -> None:
         "rewards": evaluation.rewards,
         "images": evaluation.images,
     }
-    with atomic(run.before_file) as partial:
+    with atomic(file) as partial:
         np.savez_compressed(partial, **arrays)
 
 
-def load_evaluation(run: RunFolder) -> Evaluation:
+def load_evaluation(file: Path) -> Evaluation:
     """Reads back what `save_evaluation` wrote.
 
     Raises:
         InvalidInputError: The file is missing or damaged.
     """
-    if not run.before_file.is_file():
-        raise InvalidInputError(f"expected the evaluation before training in {run.before_file}")
+    if not file.is_file():
+        raise InvalidInputError(f"expected an evaluation in {file}")
     groups: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
     try:
-        with np.load(run.before_file, allow_pickle=False) as data:
+        with np.load(file, allow_pickle=False) as data:
             for key in data.files:
                 group, slash, name = key.partition("/")
                 if slash:
@@ -335,7 +336,6 @@ def load_evaluation(run: RunFolder) -> Evaluation:
             )
     except Exception as error:  # a damaged archive raises errors of many unrelated classes
         raise InvalidInputError(
-            f"expected the evaluation before training in {run.before_file}, which is damaged "
-            f"({type(error).__name__}: {error}); remove it, and the run evaluates the base model "
-            "anew"
+            f"expected an evaluation in {file}, which is damaged ({type(error).__name__}: "
+            f"{error}); remove it, and the run evaluates anew when it is resumed"
         ) from error

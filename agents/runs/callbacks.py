@@ -3,7 +3,7 @@
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from agents.common.checkpoint import save_checkpoint
 from agents.common.checkpoint_folder import prune_checkpoints
 from agents.common.image_algorithm import ImageAlgorithm
 from agents.evaluation.evaluation import KL_TO_BASE, Evaluation
-from agents.runs.tensorboard import TensorBoard
+from agents.runs.boards import Board
 
 
 class Checkpoints(BaseCallback):
@@ -76,12 +76,12 @@ class Checkpoints(BaseCallback):
 class Evaluations(BaseCallback):
     """Logs an evaluation every so many rounds, of the policy that draws the round's images.
 
-    In the log's rows it stands beside the round that follows; TensorBoard has it where it belongs.
+    In the log's rows it stands beside the round that follows; boards have it where it belongs.
 
     Args:
         measure: Evaluates the policy.
         every: Rounds between evaluations; 0: none.
-        board: Told of every evaluation; None where another process is.
+        boards: Told of every evaluation; none where another process is.
         max_kl: Ends the training at the first evaluation whose KL divergence to the base model is
             larger; None: never.
     """
@@ -91,28 +91,32 @@ class Evaluations(BaseCallback):
     drifted: float | None = None
     """The divergence that ended the training."""
 
+    latest: Evaluation | None = None
+    """The evaluation of the policy that draws this round's images, if there is one."""
+
     def __init__(
         self,
         measure: Callable[[], Evaluation],
         *,
         every: int,
-        board: TensorBoard | None,
+        boards: Sequence[Board],
         max_kl: float | None = None,
     ) -> None:
         super().__init__()
         self.measure = measure
         self.every = every
-        self.board = board
+        self.boards = boards
         self.max_kl = max_kl
 
     def _on_rollout_start(self) -> None:
+        self.latest = None
         if self.every and self.model.rounds % self.every == 0:
-            evaluation = self.measure()
+            self.latest = evaluation = self.measure()
             scalars = evaluation.scalars()
             for name, value in scalars.items():
                 self.logger.record(f"eval/{name}", value, exclude="tensorboard")
-            if self.board is not None:
-                self.board.evaluation(evaluation, self.model.num_timesteps)
+            for board in self.boards:
+                board.evaluation(evaluation, self.model.num_timesteps)
             limit = np.inf if self.max_kl is None else self.max_kl
             if self.model.rounds and scalars[KL_TO_BASE] > limit:
                 self.drifted = scalars[KL_TO_BASE]
@@ -141,6 +145,44 @@ class OwnCallbacks(CallbackList):
         super()._on_rollout_start()
         self.asked = self.model.processes.any(self.asked)
         self.model.stopping |= self.asked
+
+
+class PicturesOfRounds(BaseCallback):
+    """Has pictures of the policy shown every so many rounds, but for the one before the first.
+
+    Where several processes train, the first one draws and the others wait for it.
+
+    Args:
+        show: Draws and shows them; told of an evaluation of the policy, if there is one.
+        every: Rounds between them; 0: none.
+        evaluations: Asked for the round's evaluation, after which it is called.
+    """
+
+    model: ImageAlgorithm
+
+    def __init__(
+        self,
+        show: Callable[[Evaluation | None], None],
+        *,
+        every: int,
+        evaluations: Evaluations,
+    ) -> None:
+        super().__init__()
+        self.show = show
+        self.every = every
+        self.evaluations = evaluations
+
+    def _on_rollout_start(self) -> None:
+        rounds = self.model.rounds
+        if self.every and rounds and rounds % self.every == 0:
+            self.model.processes.from_main(self._show)
+
+    def _show(self) -> None:
+        if not self.model.stopping:  # which need not be known to all yet
+            self.show(self.evaluations.latest)
+
+    def _on_step(self) -> bool:
+        return True
 
 
 SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "Asked to end (SIGTERM)"}

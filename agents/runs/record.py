@@ -25,7 +25,10 @@ PACKAGES = (
     "stable-baselines3",
 )
 
-MOVABLE = ("output", "device", "checkpoint_every", "checkpoint_minutes", "keep_checkpoints")
+MOVABLE = (
+    *("output", "device", "checkpoint_every", "checkpoint_minutes", "keep_checkpoints"),
+    *("picture_every", "picture_prompts", "wandb"),
+)
 """Settings that may change between the parts of a run: they change no figure."""
 
 MOVABLE_OPTIONS = ("url", "timeout", "retries", "backoff")

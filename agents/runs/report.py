@@ -16,6 +16,8 @@ from agents.evaluation.evaluation import (
 )
 from agents.evaluation.image_metrics import Array
 from agents.evaluation.pictures import before_after, credit_per_step, reward_curve
+from agents.runs.comparison import comparison_sections, shortcomings
+from agents.runs.page import write_page
 from agents.runs.run_folder import RunFolder, write_json
 from agents.runs.screen import command, plain, say
 
@@ -31,28 +33,17 @@ def comparison_table(before: Evaluation, after: Evaluation, reward: str, title: 
     for name in ("before", "after"):
         table.add_column(name, justify="right")
     table.add_column("difference, 95% interval", justify="right")
-    table.add_row(plain(reward), *_cells(before.rewards, after.rewards), style="bold")
-    _add_rows(table, before.terms, after.terms)
-    sections = {
-        "other rewards": (before.other_rewards, after.other_rewards),
-        "diversity and drift": (before.metrics, after.metrics),
-    }
-    for heading, (old, new) in sections.items():
-        if old or new:
+    for section in comparison_sections(before, after, reward):
+        rows = iter(section.rows)
+        if section.heading is None:
+            name, *cells = next(rows)
+            table.add_row(plain(name), *cells, style="bold")
+        else:
             table.add_section()
-            table.add_row(heading, style="bold")
-            _add_rows(table, old, new)
+            table.add_row(section.heading, style="bold")
+        for name, *cells in rows:
+            table.add_row(plain(f"  {name}"), *cells, style="dim")
     return table
-
-
-def _add_rows(table: Table, before: dict[str, Array], after: dict[str, Array]) -> None:
-    for name, old, new in pairs(before, after):
-        table.add_row(plain(f"  {name}"), *_cells(old, new), style="dim")
-
-
-def _cells(before: Array, after: Array) -> tuple[str, str, str]:
-    difference = str(paired_difference(before, after))
-    return f"{mean(before):.3f}", f"{mean(after):.3f}", difference
 
 
 def print_comparison(
@@ -60,11 +51,8 @@ def print_comparison(
 ) -> None:
     """Prints the table of two evaluations, and what it lacks."""
     console.print(comparison_table(before, after, reward, title))
-    for when, evaluation in (("before", before), ("after", after)):
-        if failures := evaluation.failures():
-            say(console, f"{when}: {failures}", style="dim")
-    for name, reason in after.left_out.items():
-        say(console, f"{name} left out: it cannot read these prompts ({reason})", style="dim")
+    for sentence in shortcomings(before, after):
+        say(console, sentence, style="dim")
 
 
 def print_measured(console: Console, evaluation: Evaluation, reward: str, title: str) -> None:
@@ -153,7 +141,12 @@ def figures(before: Evaluation, after: Evaluation, reward: str) -> dict[str, Any
 
 
 def summarise(
-    run: RunFolder, before: Evaluation, after: Evaluation, reward: str, seconds: float
+    run: RunFolder,
+    before: Evaluation,
+    after: Evaluation,
+    reward: str,
+    where: str,
+    seconds: float,
 ) -> dict[str, Any]:
     """The run's figures, for `RunFolder.summary_file`."""
     metrics = run.metrics()
@@ -168,6 +161,7 @@ def summarise(
         "terms_before": {k: _number(mean(v)) for k, v in before.terms.items()},
         "terms_after": {k: _number(mean(v)) for k, v in after.terms.items()},
         **comparison(before, after),
+        "evaluated_on": where,
         "prompts": len(before.prompts),
         "samples_per_prompt": before.rewards.shape[1],
         "training_seconds": seconds,
@@ -197,8 +191,9 @@ def write_report(
     )
     if credit := run.mean_credit():
         credit_per_step(credit, run.credit_file)
-    summary = summarise(run, before, after, reward, seconds)
+    summary = summarise(run, before, after, reward, where, seconds)
     write_json(run.summary_file, summary)
+    write_page(run, run.report_file)
     title = f"{len(before.prompts)} {where} prompts x {before.rewards.shape[1]} images, same noise"
     print_comparison(console, before, after, reward, title)
     say(
@@ -208,6 +203,7 @@ def write_report(
         f"{summary['denoiser_evaluations']:,} denoiser evaluations",
     )
     for name, file in (
+        ("report", run.report_file),
         ("pictures", run.pictures_file),
         ("reward curve", run.curve_file),
         ("weights for diffusers", run.exported),

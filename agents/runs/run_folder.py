@@ -45,11 +45,15 @@ class RunFolder:
         record.json      versions and hashes of what was used, at each start
         metrics.csv      one row per round
         before.npz       evaluation of the base model
+        after.npz        evaluation of the trained one
         summary.json     the final figures
+        report.html      all of it on one page
         before_after.png, reward_curve.png, credit_per_step.png
+        pictures/        of held-out prompts while it trained: round-000002.png …
         checkpoints/     round-000005/ …
         exported/        the trained weights in diffusers' format
         tensorboard/
+        wandb/, wandb.json
 
     Args:
         path: The folder.
@@ -63,10 +67,15 @@ class RunFolder:
         self.lock_file = path / ".lock"
         self.metrics_file = path / "metrics.csv"
         self.before_file = path / "before.npz"
+        self.after_file = path / "after.npz"
         self.summary_file = path / "summary.json"
+        self.report_file = path / "report.html"
+        self.wandb_file = path / "wandb.json"
+        self.wandb = path / "wandb"
         self.pictures_file = path / "before_after.png"
         self.curve_file = path / "reward_curve.png"
         self.credit_file = path / "credit_per_step.png"
+        self.pictures = path / "pictures"
         self.checkpoints = path / "checkpoints"
         self.exported = path / "exported"
         self.tensorboard = path / "tensorboard"
@@ -189,20 +198,23 @@ class RunFolder:
         Raises:
             InvalidInputError: Something else is in a file's, or the folder's, place.
         """
-        pictures = (self.pictures_file, self.curve_file, self.credit_file)
-        tables = (self.record_file, self.metrics_file, self.before_file, self.summary_file)
-        for file in (*tables, *pictures):
+        pictures = (self.pictures_file, self.curve_file, self.credit_file, self.report_file)
+        tables = (self.record_file, self.metrics_file, self.before_file, self.after_file)
+        for file in (*tables, self.summary_file, self.wandb_file, *pictures):
             file_to_write(str(file))
         if self.exported.is_symlink() or (self.exported.exists() and not self.exported.is_dir()):
             raise InvalidInputError(f"expected a folder to write to, got {self.exported}")
+        if self.pictures.exists() and not self.pictures.is_dir():
+            raise InvalidInputError(f"expected a folder to write to, got {self.pictures}")
 
     def discard(self) -> None:
         """Removes what a run that failed at once has left, and the folder if the run made it."""
         if self.made:
             shutil.rmtree(self.path)
             return
-        for file in (self.settings_file, self.record_file):
+        for file in (self.settings_file, self.record_file, self.wandb_file):
             file.unlink(missing_ok=True)
+        shutil.rmtree(self.wandb, ignore_errors=True)
 
     def records(self) -> list[dict[str, Any]]:
         """What was recorded at the start of the run and whenever it went on.

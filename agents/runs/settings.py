@@ -64,6 +64,10 @@ class RunConfig(Checked):
     """Stable-Baselines3 callback of yours, as module:Class or path/file.py:Class, built without
     arguments; may be given repeatedly."""
 
+    wandb: str | None = None
+    """Project of Weights & Biases to log to as well (pip install wandb); its own WANDB_MODE=offline
+    and WANDB_ENTITY are honoured."""
+
 
 @dataclass(frozen=True)
 class EvaluationConfig(Checked):
@@ -85,6 +89,12 @@ class EvaluationConfig(Checked):
 
     eval_every: CountOrNone = 0
     """Rounds between evaluations during training; 0: none."""
+
+    picture_every: CountOrNone = 2
+    """Rounds between pictures of a few of these prompts, always from the same noise; 0: none."""
+
+    picture_prompts: Count = 8
+    """How many prompts they are of."""
 
     max_kl: Positive | None = None
     """End the run at the first of these evaluations whose KL divergence to the base model, as

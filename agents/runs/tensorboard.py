@@ -1,20 +1,17 @@
-"""TensorBoard events of a run: its rounds, its evaluations where they belong, and pictures."""
+"""TensorBoard events of a run."""
 
-import math
 from pathlib import Path
 
 from stable_baselines3.common.logger import TensorBoardOutputFormat
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from agents.evaluation import Evaluation
-from diffusion_gym.images import image_grid
-
-PICTURES, COLUMNS = 20, 10
-"""Most pictures of an evaluation, one a prompt, and how many side by side."""
+from agents.runs.boards import Board, measured
+from agents.runs.pictures import Pictures, evaluation_sheet
 
 
-class TensorBoard(TensorBoardOutputFormat):
-    """Stable-Baselines3 logger output that evaluations are told as well.
+class TensorBoard(TensorBoardOutputFormat, Board):
+    """What TensorBoard shows.
 
     Args:
         folder: Where the events go.
@@ -27,15 +24,14 @@ class TensorBoard(TensorBoardOutputFormat):
         self._is_closed = False
 
     def evaluation(self, evaluation: Evaluation, images: int) -> None:
-        """Writes ``eval/…`` and a sheet of pictures, at what had been drawn until then.
-
-        Args:
-            evaluation: The evaluation.
-            images: Images drawn in training so far.
-        """
-        for name, value in evaluation.scalars().items():
-            if not math.isnan(value):
-                self.writer.add_scalar(f"eval/{name}", value, images)
-        sheet = image_grid(evaluation.images[:PICTURES, 0], COLUMNS)
+        """Writes ``eval/…`` and ``eval/pictures``."""
+        for name, value in measured(evaluation).items():
+            self.writer.add_scalar(name, value, images)
+        sheet = evaluation_sheet(evaluation)
         self.writer.add_image("eval/pictures", sheet, images, dataformats="HWC")
+        self.writer.flush()
+
+    def pictures(self, pictures: Pictures, images: int) -> None:
+        """Writes ``pictures``, all of them as one."""
+        self.writer.add_image("pictures", pictures.sheet(), images, dataformats="HWC")
         self.writer.flush()

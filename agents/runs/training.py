@@ -1,7 +1,8 @@
 """One training run, from its first evaluation to its report."""
 
 import dataclasses
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -14,6 +15,7 @@ from agents.common.processes import ProcessLostError, current
 from agents.evaluation import Evaluation
 from agents.policy import UNetPolicy, export
 from agents.runs.algorithms import algorithm
+from agents.runs.boards import Board
 from agents.runs.builders import (
     base_env,
     base_policy,
@@ -26,10 +28,17 @@ from agents.runs.builders import (
     make_image_metrics,
     save_evaluation,
 )
-from agents.runs.callbacks import Checkpoints, Evaluations, OwnCallbacks, StopOnSignal
+from agents.runs.callbacks import (
+    Checkpoints,
+    Evaluations,
+    OwnCallbacks,
+    PicturesOfRounds,
+    StopOnSignal,
+)
 from agents.runs.live import LiveView
 from agents.runs.methods import shape_rewards
 from agents.runs.own_parts import make_callbacks, named
+from agents.runs.pictures import HeldOutPictures, save_pictures
 from agents.runs.record import check_same, describe
 from agents.runs.report import write_report
 from agents.runs.run_folder import MetricsFile, RunFolder, write_json
@@ -37,6 +46,7 @@ from agents.runs.screen import command, say
 from agents.runs.settings import TrainSettings
 from agents.runs.start import begin_with, read_start
 from agents.runs.tensorboard import TensorBoard
+from agents.runs.weights_and_biases import WeightsAndBiases, library
 from diffusion_gym.errors import InvalidInputError, RewardServerError
 from diffusion_gym.wrappers import B2DiffuRLReward, shapings
 
@@ -65,6 +75,7 @@ class Training:
         self.console = console
         self.processes = current()
         self._lock = ExitStack()  # let go of when `run` ends, or with this object
+        self._boards: list[Board] = []
         self.is_new = run is None
         with self.processes.together():
             record = self._prepare(settings, run)
@@ -81,6 +92,8 @@ class Training:
         mine = run if self.processes.is_main else None
         if mine is not None:
             self._lock.enter_context(mine.locked())
+        if settings.run.wandb is not None:
+            library()
 
         # 1. What is trained on, and what is evaluated on. The environment knows the model's own
         #    defaults: from here on the settings have them, too.
@@ -103,6 +116,8 @@ class Training:
         self.image_metrics = make_image_metrics(
             self.eval_env, evaluated.also, diversity_clip=evaluated.diversity_clip
         )
+        drawn = self.processes.is_main and settings.evaluation.picture_every
+        self._held_out = HeldOutPictures(settings, prompts) if drawn else None
 
         # 2. The agent, new or from the newest checkpoint of the very same run.
         record = describe(base, settings)
@@ -115,7 +130,7 @@ class Training:
             mine.check_writable()
             mine.metrics()
         has_before = mine is not None and mine.before_file.is_file()
-        self._base_evaluation = load_evaluation(mine) if mine and has_before else None
+        self._base_evaluation = load_evaluation(mine.before_file) if mine and has_before else None
         if checkpoints:
             kind = algorithm(settings.run.algorithm).agent
             self.agent = kind.resume(checkpoints[-1], self.env)
@@ -176,7 +191,8 @@ class Training:
         """Evaluates, trains, evaluates again, reports; returns the exit status."""
         with self._lock:
             try:
-                return self._run()
+                with self._boards_closed():
+                    return self._run()
             except (ProcessLostError, RewardServerError) as error:
                 if not checkpoints_in(self.run_folder.checkpoints):
                     raise
@@ -200,22 +216,29 @@ class Training:
             heading=self.reward,
             style="bold",
         )
+        if self.settings.run.wandb is not None:
+            with self._or_nothing():
+                self.processes.from_main(self._open_wandb)
         before = self._before()
         done = self.agent.num_timesteps
         if done >= images:
             say(self.console, "it has ended: evaluating it again (--images N would extend it)")
-        board = TensorBoard(self.run_folder.tensorboard, done) if self.processes.is_main else None
-        if board and not (done or self.settings.evaluation.eval_every):  # else a round makes it
-            board.evaluation(before, 0)
-        if not self._train(board):
+        if self.processes.is_main:
+            self._boards.append(TensorBoard(self.run_folder.tensorboard, done))
+            if not done:
+                self._show(before)
+                if not self.settings.evaluation.eval_every:  # else the first round makes it
+                    self._tell(before)
+        if not self._train():
             self.console.print("[bold]Stopped and saved.[/] Continue with:")
             say(self.console, f"  {self._resume}")
             return 130
         self.processes.from_main(lambda: export(self.agent.policy, self.run_folder.exported))
         after = self._evaluate(self.agent.policy)
-        if board:  # the others have done their part
-            board.evaluation(after, self.agent.num_timesteps)
-            board.close()
+        if self.processes.is_main:  # the others have done their part
+            self._tell(after)
+            self._show(after)
+            save_evaluation(after, self.run_folder.after_file)
             write_report(
                 self.run_folder,
                 before,
@@ -233,16 +256,24 @@ class Training:
             return known
         trained = self.resumed or self.settings.run.from_run is not None
         policy = base_policy(self.agent.policy) if trained else self.agent.policy
-        try:
+        file = self.run_folder.before_file
+        with self._or_nothing():
             evaluation = self._evaluate(policy)
-            self.processes.from_main(lambda: save_evaluation(evaluation, self.run_folder))
-        except BaseException:
-            if self.is_new and self.processes.is_main:
-                self.run_folder.discard()
-            raise
+            self.processes.from_main(lambda: save_evaluation(evaluation, file))
         return evaluation
 
-    def _train(self, board: TensorBoard | None) -> bool:
+    @contextmanager
+    def _or_nothing(self) -> Iterator[None]:
+        """What a new run begins with: where it fails, the run leaves nothing behind."""
+        try:
+            yield
+        except BaseException:
+            if self.is_new and self.processes.is_main:
+                self._close_boards()
+                self.run_folder.discard()
+            raise
+
+    def _train(self) -> bool:
         """Trains to the end, or to the drift allowed; False where somebody asked to stop before."""
         images = self.settings.run.images
         remaining = images - self.agent.num_timesteps
@@ -261,20 +292,26 @@ class Training:
         evaluations = Evaluations(
             lambda: self._measure(self.agent.policy),
             every=self.settings.evaluation.eval_every,
-            board=board,
+            boards=self._boards,
             max_kl=self.settings.evaluation.max_kl,
+        )
+        pictures = PicturesOfRounds(
+            self._show,
+            every=self.settings.evaluation.picture_every,
+            evaluations=evaluations,
         )
 
         own = OwnCallbacks(make_callbacks(self.settings.run.callback))
 
-        # 2. The rounds, seen on the screen, in metrics.csv and in TensorBoard.
-        callback = CallbackList([checkpoints, stop, evaluations, own])
-        if not board:
+        # 2. The rounds, seen on the screen, in metrics.csv and on the boards.
+        callback = CallbackList([checkpoints, stop, evaluations, pictures, own])
+        if not self.processes.is_main:
             self._learn(remaining, callback)
             return self._has_ended(evaluations, own)
         earlier = [row["rollout/reward_mean"] for row in self.run_folder.metrics()]
         with LiveView(self.console, images, self.agent.num_timesteps, earlier) as live:
-            outputs: list[KVWriter] = [MetricsFile(self.run_folder.metrics_file), board, live]
+            table = MetricsFile(self.run_folder.metrics_file)
+            outputs: list[KVWriter] = [table, *self._boards, live]
             self.agent.set_logger(Logger(str(self.run_folder.path), outputs))
             self._learn(remaining, callback)
         if evaluations.drifted is not None:
@@ -289,6 +326,45 @@ class Training:
                 f"ended after {self.agent.num_timesteps:,} images: a callback asked to",
             )
         return self._has_ended(evaluations, own)
+
+    # ----------------------------------------------------------------------- to be watched
+
+    def _open_wandb(self) -> None:
+        board = WeightsAndBiases(self.run_folder, self.settings)
+        self._boards.append(board)
+        if board.address:
+            say(self.console, board.address, heading="Weights & Biases:")
+
+    def _tell(self, evaluation: Evaluation) -> None:
+        """Shows an evaluation of the policy as it is."""
+        for board in self._boards:
+            board.evaluation(evaluation, self.agent.num_timesteps)
+
+    def _show(self, evaluation: Evaluation | None) -> None:
+        """Shows pictures of the policy as it is, an evaluation's where there is one."""
+        if self._held_out is None:
+            return
+        if evaluation is None:
+            pictures = self._held_out.draw(self.agent.policy)
+        else:
+            pictures = self._held_out.of(evaluation)
+        file = self.run_folder.pictures / f"round-{self.agent.rounds:06d}.png"
+        save_pictures(pictures, file)
+        for board in self._boards:
+            board.pictures(pictures, self.agent.num_timesteps)
+
+    @contextmanager
+    def _boards_closed(self) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            self._close_boards()
+
+    def _close_boards(self) -> None:
+        while self._boards:
+            self._boards.pop().close()
+
+    # ------------------------------------------------------------------------------- parts
 
     def _learn(self, images: int, callback: BaseCallback) -> None:
         self.agent.learn(images, callback=callback, reset_num_timesteps=not self.resumed)

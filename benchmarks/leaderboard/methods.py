@@ -18,7 +18,7 @@ RESERVED = frozenset(
     (
         *("model", "model_options", "reward", "reward_options", "prompts", "images", "seed"),
         *("learning_rate", "eval_prompts", "eval_samples", "eval_every", "also", "max_kl"),
-        *("num_inference_steps", "device", "output", "preset", "diversity_clip"),
+        *("num_inference_steps", "device", "output", "preset", "diversity_clip", "from_run"),
     )
 )
 """Options that belong to the protocol: a method that set them would be compared with nothing."""

@@ -184,6 +184,13 @@ def test_a_run_of_two_is_written_once(outcomes: Path) -> None:
     assert run.records()[0]["processes"] == 2
     assert len(list(run.tensorboard.iterdir())) == 1
     assert (run.exported / "pytorch_lora_weights.safetensors").is_file()
+    # The first process alone draws; what round 4 shows is the evaluation's, drawn by both.
+    drawn = sorted(path.stem for path in run.pictures.iterdir())
+    assert drawn == [f"round-{number:06d}" for number in (0, 2, 4, 5)]
+    stopped = RunFolder(outcomes / "stopped").pictures
+    for name in drawn:
+        pictures = [folder / f"{name}.png" for folder in (run.pictures, stopped)]
+        assert pictures[0].read_bytes() == pictures[1].read_bytes()
     checkpoint = read_checkpoint(run.checkpoint)
     assert len(checkpoint.others) == 1
     assert not torch.equal(

@@ -24,7 +24,6 @@ from agents.evaluation.image_metrics import ImageMetrics
 from agents.ppo import DiffusionPPO
 from agents.runs.builders import load_evaluation, make_image_metrics, save_evaluation
 from agents.runs.report import comparison, figures, print_comparison
-from agents.runs.run_folder import RunFolder
 from diffusion_gym import reference_policy
 from diffusion_gym.emoji64 import emoji64_folder
 from diffusion_gym.errors import InvalidInputError, ModelLoadError
@@ -225,11 +224,11 @@ def test_the_trained_reward_is_always_shown(env: Any) -> None:
 
 
 def test_saving_and_loading(before: Evaluation, tmp_path: Path) -> None:
-    run = RunFolder(tmp_path)
+    file = tmp_path / "before.npz"
     saved = dataclasses.replace(before, left_out={"beauty": "no eye: 'a cat'"})
-    save_evaluation(saved, run)
-    loaded = load_evaluation(run)
-    assert [file.name for file in tmp_path.iterdir()] == ["before.npz"]
+    save_evaluation(saved, file)
+    loaded = load_evaluation(file)
+    assert list(tmp_path.iterdir()) == [file]
     assert (loaded.prompts, loaded.left_out) == (saved.prompts, saved.left_out)
     np.testing.assert_array_equal(loaded.images, saved.images)
     np.testing.assert_array_equal(loaded.rewards, saved.rewards)

@@ -34,6 +34,7 @@ def test_a_run_leaves_what_it_promises(run: Path) -> None:
     assert names >= {
         *("settings.json", "record.json", "metrics.csv", "summary.json", "before.npz"),
         *("before_after.png", "reward_curve.png", "checkpoints", "exported", "tensorboard"),
+        *("after.npz", "report.html", "pictures"),
     }
     assert not [name for name in names if "partial" in name]
     summary = json.loads((run / "summary.json").read_text())
@@ -80,6 +81,23 @@ def test_sample_draws_from_the_run_and_from_its_base(run: Path, tmp_path: Path) 
             pictures.append(np.asarray(picture))
     np.testing.assert_array_equal(pictures[0], pictures[2])
     assert (pictures[0] != pictures[1]).any()
+
+
+def test_sample_films_what_it_draws(run: Path, tmp_path: Path) -> None:
+    output, film = tmp_path / "sheet.png", tmp_path / "film.gif"
+    arguments = [str(run), "--prompt", "a cat", "--samples", "2", "--output", str(output)]
+    assert sample.main([*arguments, "--film", str(film)]) == 0
+    with Image.open(output) as sheet, Image.open(film) as steps:
+        assert steps.n_frames == 4  # type: ignore[attr-defined]  # noise, then three steps
+        assert steps.size == sheet.size
+        apart = []
+        for number in (0, 3):
+            steps.seek(number)
+            shown = np.asarray(steps.convert("RGB"), float)
+            apart.append(np.abs(shown - np.asarray(sheet, float)).mean())
+    assert apart[1] < 8 < 20 < apart[0]
+    with pytest.raises(DiffusionGymError, match="expected a film's name"):
+        sample.main([*arguments, "--film", str(tmp_path / "film.png")])
 
 
 def test_evaluate_repeats_the_runs_own_figures(
