@@ -25,6 +25,7 @@ import torch
 from pre_commit.clientlib import load_config
 
 from agents.runs import methods
+from agents.runs.algorithms import ALGORITHMS
 from agents.runs.methods import METHODS
 from diffusion_gym.rewards import registry
 from diffusion_gym.rewards.builtin import BUILT_IN
@@ -111,6 +112,7 @@ class Block:
     language: str
     code: str
     line: int
+    file: str | None = None
 
     def __str__(self) -> str:
         return f"{self.page}, line {self.line}: {self.section}"
@@ -119,17 +121,20 @@ class Block:
 def parse(page: Path) -> list[Block]:
     """All fenced blocks of a page, with the headings they stand under."""
     name = page.relative_to(ROOT).as_posix()
-    blocks, section, opened, code = [], "", None, []
+    blocks, section, opened, code, file = [], "", None, [], None
     for number, line in enumerate(page.read_text().splitlines(), 1):
         if opened is not None and line.strip() == "```":
-            blocks.append(Block(name, section, opened[0], "\n".join(code), opened[1]))
-            opened = None
+            blocks.append(Block(name, section, opened[0], "\n".join(code), opened[1], file))
+            opened = file = None
         elif opened is not None:
             code.append(line)
         elif line.startswith("```"):
             opened, code = (line[3:].strip(), number), []
         elif re.match(r"#+ ", line):
             section = line.lstrip("# ")
+        elif line.strip():  # "in `name.py`," says that a block is a file
+            named = re.search(r"in `(\w+\.py)`,$", line)
+            file = named[1] if named else None
     assert opened is None, f"{name}: the block of line {opened} is never closed"
     return blocks
 
@@ -153,7 +158,8 @@ RUNNABLE = [block for block in BLOCKS if block.language in ("python", "bash")]
 
 @pytest.fixture(scope="module")
 def newcomer(tmp_path_factory: pytest.TempPathFactory, sd1_folder: Path) -> Iterator[None]:
-    """Works in a folder with nothing but the checkpoint that the pages take for granted.
+    """Works in a folder with nothing but the checkpoint that the pages take for granted, and the
+    files that they show.
 
     What the blocks set process-wide doesn't reach other tests.
     """
@@ -163,14 +169,19 @@ def newcomer(tmp_path_factory: pytest.TempPathFactory, sd1_folder: Path) -> Iter
         patch.chdir(folder)
         (folder / "path" / "to").mkdir(parents=True)
         (folder / "path" / "to" / "stable-diffusion").symlink_to(sd1_folder)
+        for block in BLOCKS:
+            if block.file is not None:
+                (folder / block.file).write_text(block.code)
         patch.setattr(registry, "_factories", dict(registry._factories))
-        known = dict(METHODS)
+        tables: tuple[dict[str, Any], ...] = (METHODS, ALGORITHMS)
+        known = [dict(table) for table in tables]
         yield
         for server in SERVERS:
             server.kill()
             server.wait()
-        METHODS.clear()
-        METHODS.update(known)
+        for table, before in zip(tables, known, strict=True):
+            table.clear()
+            table.update(before)
     torch.set_float32_matmul_precision(precision)
     matplotlib.use(backend)
 

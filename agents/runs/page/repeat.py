@@ -45,6 +45,10 @@ def repeating_command(settings: TrainSettings, processes: int = 1) -> str:
 def option(name: str, value: Any) -> list[str]:
     """A setting as words of the command line, which reads them as exactly this value."""
     flag = f"--{name.replace('_', '-')}"
+    if name == "from_run":
+        return [] if value is None else [flag, value]
+    if name == "callback":
+        return [word for own in value for word in (flag, own)]
     if isinstance(value, bool):
         return [flag if value else flag.replace("--", "--no-", 1)]
     if value is None:

@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +119,20 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("mine") / "parts.py"
     path.write_text(PARTS)
     return path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    """Of what is imported here, nothing is known to other tests."""
+    tables: tuple[dict[str, Any], ...] = (
+        *(own_parts.ALGORITHMS, own_parts.METHODS, _factories),
+        *own_parts._OWN.values(),  # type: ignore[arg-type]
+    )
+    known = [dict(table) for table in tables]
+    yield
+    for table, before in zip(tables, known, strict=True):
+        table.clear()
+        table.update(before)
 
 
 @pytest.fixture

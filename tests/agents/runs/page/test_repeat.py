@@ -33,6 +33,20 @@ def test_it_is_read_as_the_same_settings(options: dict[str, Any]) -> None:
     assert read_settings(words[3:]).flat() == settings.flat()
 
 
+def test_a_start_and_callbacks_are_written_as_they_are_typed(tmp_path: Path) -> None:
+    code = tmp_path / "own.py"
+    code.write_text(
+        "from stable_baselines3.common.callbacks import BaseCallback\n"
+        "class One(BaseCallback):\n    def _on_step(self): return True\n"
+        "class Two(One): pass\n"
+    )
+    callbacks = [f"{code}:One", f"{code}:Two"]
+    settings = TrainSettings.of(from_run="/runs/a run", callback=callbacks)
+    words = shlex.split(repeating_command(settings))[3:]
+    assert words[words.index("--from-run") + 1] == "/runs/a run"
+    assert [words[k + 1] for k, word in enumerate(words) if word == "--callback"] == callbacks
+
+
 def test_it_names_what_is_not_usual_and_nothing_else() -> None:
     assert repeating_command(TrainSettings.of()) == "python -m agents.train"
     told = repeating_command(TrainSettings.of(shaping="coca", seed=3, output="x", wandb="y"))
