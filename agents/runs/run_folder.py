@@ -136,8 +136,8 @@ class RunFolder:
         Raises:
             InvalidInputError: The file is damaged, or of another version.
         """
+        flat = self.flat_settings()
         try:
-            flat = self.flat_settings()
             if any(each.kind == "algorithm" for each in unknown(flat)):
                 return TrainSettings.of_unknown_agent(flat)
             return TrainSettings.from_flat(flat)
@@ -152,9 +152,8 @@ class RunFolder:
         Raises:
             InvalidInputError: The file is damaged.
         """
-        text = self.settings_file.read_text(encoding="utf-8")
         try:
-            return dict(parse(json.loads, text))
+            return dict(parse(json.loads, self.settings_file.read_text(encoding="utf-8")))
         except (ValueError, TypeError) as error:
             raise InvalidInputError(
                 f"expected the settings of a training run in {self.settings_file}, got: {error}"
