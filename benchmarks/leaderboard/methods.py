@@ -5,10 +5,9 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from agents.runs.methods import METHODS, Method, register
+from agents.runs.own_parts import use
 from diffusion_gym.checks import Checked
 from diffusion_gym.errors import InvalidInputError, unknown_name
 
@@ -30,14 +29,13 @@ class MethodFile(Checked):
 
     Attributes:
         title: What the tables call it.
-        options: Options of ``python -m agents.train``.
+        options: Options of ``python -m agents.train``; as there, shaping and algorithm may be
+            classes of one's own, ``module:Class``.
         paper: Where it was published.
         url: The paper's address.
         note: What else is to be known of it.
         module: A module to import first, which registers a shaping of its own
             (`agents.runs.methods.register`).
-        wrapper: A wrapper of vector environments of one's own, as ``module:Class``; the shaping.
-        agent: A subclass of the algorithm's agent, as ``module:Class``.
         trains: False for the model as it is.
     """
 
@@ -47,8 +45,6 @@ class MethodFile(Checked):
     url: str | None = None
     note: str | None = None
     module: str | None = None
-    wrapper: str | None = None
-    agent: str | None = None
     trains: bool = True
 
     def __post_init__(self) -> None:
@@ -63,47 +59,21 @@ class MethodFile(Checked):
             raise InvalidInputError(
                 f"expected a method's options without those of the protocol, got {taken}"
             )
-        if self.wrapper and "shaping" in self.options:
-            raise InvalidInputError("expected a wrapper or a shaping, got both")
 
     def prepare(self) -> None:
-        """Imports the method's module and registers its wrapper as a shaping, if it has them.
+        """Imports the method's module, and the code that its options name.
 
         Raises:
-            InvalidInputError: One cannot be imported.
+            InvalidInputError: Something cannot be imported.
         """
         if self.module:
-            imported(self.module)
-        if self.wrapper and self.wrapper not in METHODS:
-            wrap = named_class(self.wrapper)
-            register(self.wrapper, Method(lambda env, config, length: wrap(env)))
-
-
-def imported(name: str) -> ModuleType:
-    """A module by name.
-
-    Raises:
-        InvalidInputError: It cannot be imported.
-    """
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise InvalidInputError(
-            f"expected a module that can be imported, got {name!r}: {error}"
-        ) from error
-
-
-def named_class(name: str) -> Any:
-    """The class that ``module:Class`` names.
-
-    Raises:
-        InvalidInputError: There is none.
-    """
-    module, _, own = name.partition(":")
-    found = getattr(imported(module), own, None) if module and own else None
-    if not isinstance(found, type):
-        raise InvalidInputError(f"expected a class as module:Class, got {name!r}")
-    return found
+            try:
+                importlib.import_module(self.module)
+            except ImportError as error:
+                raise InvalidInputError(
+                    f"expected a module that can be imported, got {self.module!r}: {error}"
+                ) from error
+        use(self.options)
 
 
 def load_method(path: Path) -> MethodFile:

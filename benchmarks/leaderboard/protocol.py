@@ -150,8 +150,7 @@ class Protocol:
         Raises:
             InvalidInputError: It does not pay for one round.
         """
-        own = {"shaping": method.wrapper} if method.wrapper else {}
-        options = {**self.common, **method.options, **own}
+        options = {**self.common, **method.options}
         rounds = task.queries // (options["num_envs"] * options.get("batches_per_round", 1))
         if rounds < 1:
             raise InvalidInputError(

@@ -1,6 +1,5 @@
 """One run: trained as ``python -m agents.train`` does, and kept as one record."""
 
-import dataclasses
 import datetime
 import tempfile
 import traceback
@@ -20,7 +19,7 @@ from agents.runs.run_folder import with_null
 from agents.runs.settings import TrainSettings
 from agents.runs.training import Training
 from benchmarks.leaderboard.jobs import SEARCH, Job
-from benchmarks.leaderboard.methods import MethodFile, named_class
+from benchmarks.leaderboard.methods import MethodFile
 from benchmarks.leaderboard.protocol import Protocol, Task
 from benchmarks.leaderboard.record import DIVERSITY, SCHEMA, Record
 from benchmarks.leaderboard.strips import save_strip
@@ -36,20 +35,11 @@ class RecordedTraining(Training):
     Args:
         settings: The run's settings.
         console: Where to report.
-        agent: A class to train in place of the algorithm's own.
     """
 
-    def __init__(self, settings: TrainSettings, console: Console, agent: Any = None) -> None:
+    def __init__(self, settings: TrainSettings, console: Console) -> None:
         super().__init__(settings, console)
         self.evaluations: dict[int, tuple[dict[str, Any], Evaluation]] = {}
-        if agent is not None:
-            self.agent = agent(
-                "UNetPolicy",
-                self.env,
-                seed=settings.run.seed,
-                policy_kwargs=dataclasses.asdict(settings.policy),
-                **dataclasses.asdict(settings.agent),
-            )
 
     def evaluate_base(self) -> int:
         """The untrained model's evaluation; nothing is trained."""
@@ -122,13 +112,12 @@ def run_job(
         torch.set_num_threads(threads)
     method.prepare()
     options = job_options(protocol, method, job)
-    agent = named_class(method.agent) if method.agent else None
     with tempfile.TemporaryDirectory(prefix="leaderboard-") as folder:
         stream = (log or Path(folder) / "log").open("a")
         with stream:
             output = str(Path(folder) / "run")
             settings = TrainSettings.of(**options, device=device, output=output, picture_every=0)
-            training = RecordedTraining(settings, Console(file=stream), agent)
+            training = RecordedTraining(settings, Console(file=stream))
             check_frozen(protocol, protocol.task(job.task), training)
             about, reason = training.run_folder.records()[-1], None
             try:

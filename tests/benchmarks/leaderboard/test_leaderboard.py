@@ -4,12 +4,13 @@ import json
 
 import pytest
 
-from agents.ppo import DiffusionPPO
+from agents.runs.builders import make_agent, make_env
+from agents.runs.methods import shape_rewards
 from agents.runs.settings import TrainSettings
 from benchmarks.leaderboard import __main__ as command
 from benchmarks.leaderboard.check import problems
 from benchmarks.leaderboard.jobs import MEASURED, SEARCH, Job, Matrix
-from benchmarks.leaderboard.methods import MethodFile, load_methods, named_class
+from benchmarks.leaderboard.methods import MethodFile, load_methods
 from benchmarks.leaderboard.protocol import NEWEST, load_protocol
 from benchmarks.leaderboard.record import checked_record, read_record, write_record
 from benchmarks.leaderboard.reproduce import differences
@@ -90,20 +91,41 @@ def test_methods_are_settings_of_whole_rounds_within_the_budget(name):
             assert settings.agent.learning_rate == 1e-4
 
 
-def test_methods_of_ones_own(tmp_path):
+OWN = """
+from agents.ppo import DiffusionPPO
+from diffusion_gym.wrappers import CreditReward, VectorShaping
+
+class Early(CreditReward):
+    def assign_credit(self, episodes, step_mask, infos):
+        return {"step_weight": step_mask.float()}
+
+class VectorEarly(Early, VectorShaping, form_of=Early):
+    pass
+
+class Agent(DiffusionPPO):
+    pass
+"""
+
+
+def test_methods_of_ones_own(tmp_path, monkeypatch):
     with pytest.raises(InvalidInputError, match="those of the protocol"):
         MethodFile(title="longer", options={"images": 10_000})
-    with pytest.raises(InvalidInputError, match="both"):
-        MethodFile(title="two", options={"shaping": "sparse"}, wrapper="a:B")
-    with pytest.raises(InvalidInputError, match="module:Class"):
-        named_class("agents.ppo:nothing")
-    assert named_class("agents.ppo:DiffusionPPO") is DiffusionPPO
-    own = MethodFile(title="own", wrapper="diffusion_gym.wrappers:VectorUniformCreditReward")
+    for options in ({"algorithm": "agents.ppo:nothing"}, {"shaping": "agents.ppo:DiffusionPPO"}):
+        with pytest.raises(InvalidInputError, match=r"--(algorithm|shaping) .*'agents.ppo:"):
+            MethodFile(title="none", options=options).prepare()
+    with pytest.raises(InvalidInputError, match="can be imported"):
+        MethodFile(title="none", module="no.such.module").prepare()
+    named = {"shaping": "own_shaping:Early", "algorithm": "own_shaping:Agent"}
+    (tmp_path / "own_shaping.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    own = MethodFile(title="own", options=named)
     own.prepare()
-    options = load_protocol("smoke").options(
-        load_protocol("smoke").task("house_style"), own, 0, 1.0
-    )
-    assert TrainSettings.of(**options).shaping.shaping == own.wrapper
+    smoke = load_protocol("smoke")
+    settings = TrainSettings.of(**smoke.options(smoke.task("house_style"), own, 0, 1.0))
+    assert {"shaping": settings.shaping.shaping, "algorithm": settings.run.algorithm} == named
+    env = shape_rewards(make_env(settings), settings.shaping, settings.length)
+    agent = make_agent(settings, env)
+    assert type(agent).__name__ == "Agent"
 
 
 def test_the_search_goes_beyond_the_end_that_is_best():
