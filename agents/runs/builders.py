@@ -28,6 +28,7 @@ from diffusion_gym.models.embedded import EMOJI64
 from diffusion_gym.prompts import load_prompts
 from diffusion_gym.rewards import make_reward
 from diffusion_gym.rewards.networks.clip import load_clip
+from diffusion_gym.rewards.registry import by_name
 
 Env = VectorEnv[Any, Any, Any]
 Prompts = str | Sequence[str | Mapping[str, str]]
@@ -186,6 +187,7 @@ def make_image_metrics(
         rewards = OTHER_REWARDS.get(base.model.name, FALLBACK_REWARDS)
     if isinstance(trained_on, str):
         rewards = dict.fromkeys([trained_on, *rewards])
+        _, options = by_name(trained_on, options or {})
     own = (base.config.reward, base.reward_function.name)
     device, options = str(base.device), options or {}
     embedded = (emoji64_folder() / "clip").resolve()  # shared with `clip_score`

@@ -5,7 +5,7 @@ and `use` imports it. Nothing else does: whoever reads another's settings runs n
 """
 
 import inspect
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from inspect import Parameter, Signature
 from typing import Any, Literal, NamedTuple, get_type_hints
@@ -143,8 +143,18 @@ def use(settings: Mapping[str, Any]) -> None:
             raise InvalidInputError(f"--{kind} {shown(text)}: {error}") from error
 
 
-def make_callbacks(names: Iterable[str]) -> list[BaseCallback]:
-    """The callbacks of names that `use` has seen."""
+def make_callbacks(names: Collection[str]) -> list[BaseCallback]:
+    """The callbacks of names that `use` has seen.
+
+    Raises:
+        InvalidInputError: A name is none of code.
+    """
+    for name in names:
+        if name not in _CALLBACKS:
+            raise InvalidInputError(
+                "expected --callback as module:Class or path/file.py:Class, of code that was "
+                f"imported, got {shown(name)}"
+            )
     return [_CALLBACKS[name]() for name in names]
 
 

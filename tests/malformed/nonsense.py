@@ -18,12 +18,12 @@ from diffusion_gym.errors import DiffusionGymError
 REFUSALS = (DiffusionGymError, gym.error.Error)
 """What a refusal may be: an error of ours, or one that Gymnasium documents."""
 
-LONGEST = 1_000
+LONGEST = 1_200
 """Characters of the longest message that a person reads."""
 
 SAYS = re.compile(
     r"expected|must|unknown|unexpected|cannot|known:|not supported|started with"
-    r"|is not|does not|belongs|has no|is for|share"
+    r"|is not|does not|belongs|has no|is for|share|there is no such"
     r"|Missing|Unrecognized|choice"  # of tyro
 )
 """What every message has: it says what is wanted or what is wrong."""

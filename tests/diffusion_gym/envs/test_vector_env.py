@@ -448,8 +448,8 @@ def test_the_first_reset_is_for_all_rows():
         ({"sampler": "euler"}, "unknown sampler 'euler'; known: ddim"),
         ({"array_type": "jax"}, "unknown array type 'jax'; known: numpy, torch"),
         (
-            {"autoreset_mode": "NextStep"},
-            "unknown autoreset mode 'NextStep'; known: Disabled, Same",
+            {"autoreset_mode": "Never"},
+            "unknown autoreset mode 'Never'; known: ",
         ),
         ({"render_mode": "human"}, "unknown render mode 'human'; known: rgb_array"),
         ({"dtype": "int8"}, "unknown dtype 'int8'; known: bfloat16, float16, float32"),

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from agents.runs.own_parts import use
 from agents.runs.page.repeat import repeating_command
 from agents.runs.settings import TrainSettings
 from agents.train import read_settings
@@ -41,6 +42,7 @@ def test_a_start_and_callbacks_are_written_as_they_are_typed(tmp_path: Path) -> 
         "class Two(One): pass\n"
     )
     callbacks = [f"{code}:One", f"{code}:Two"]
+    use({"callback": callbacks})
     settings = TrainSettings.of(from_run="/runs/a run", callback=callbacks)
     words = shlex.split(repeating_command(settings))[3:]
     assert words[words.index("--from-run") + 1] == "/runs/a run"
