@@ -94,6 +94,7 @@ class Training:
             self._lock.enter_context(mine.locked())
         if settings.run.wandb is not None:
             library()
+        self._own = OwnCallbacks(make_callbacks(settings.run.callback))
 
         # 1. What is trained on, and what is evaluated on. The environment knows the model's own
         #    defaults: from here on the settings have them, too.
@@ -301,7 +302,7 @@ class Training:
             evaluations=evaluations,
         )
 
-        own = OwnCallbacks(make_callbacks(self.settings.run.callback))
+        own = self._own
 
         # 2. The rounds, seen on the screen, in metrics.csv and on the boards.
         callback = CallbackList([checkpoints, stop, evaluations, pictures, own])
