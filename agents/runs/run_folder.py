@@ -8,7 +8,7 @@ import math
 import shlex
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +210,9 @@ class RunFolder:
         """Removes what a run that failed at once has left, and the folder if the run made it."""
         if self.made:
             shutil.rmtree(self.path)
+            if self.path.parent == RUNS:
+                with suppress(OSError):  # others' runs are in it
+                    RUNS.rmdir()
             return
         for file in (self.settings_file, self.record_file, self.wandb_file):
             file.unlink(missing_ok=True)
