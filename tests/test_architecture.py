@@ -28,8 +28,9 @@ ORDER = {
     ),
     "diffusion_gym.models": (
         *("precision", "options", "quiet", "embedded", "embedding", "denoiser", "guidance"),
-        *("text_encoders", "architectures", "checkpoint", "single_file", "hub", "own_vae"),
-        *("fused_lora", "composed", "decoder", "consistency", "shared", "model", "loading"),
+        *("text_encoders", "architectures", "checkpoint", "single_file", "hub", "added_files"),
+        *("own_vae", "fused_lora", "composed", "decoder", "consistency", "shared", "model"),
+        "loading",
     ),
     "diffusion_gym.models.architectures": (
         *("base", "stable_diffusion", "stable_diffusion_xl", "stable_diffusion_3"),

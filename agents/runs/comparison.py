@@ -47,10 +47,15 @@ def shortcomings(before: Evaluation, after: Evaluation) -> list[str]:
     told = [(when, each.failures()) for when, each in (("before", before), ("after", after))]
     return [
         *(f"{when}: {failures}" for when, failures in told if failures),
-        *(
-            f"{name} left out: it cannot read these prompts ({reason})"
-            for name, reason in after.left_out.items()
-        ),
+        *left_out(after),
+    ]
+
+
+def left_out(evaluation: Evaluation) -> list[str]:
+    """The rewards that an evaluation lacks, in sentences."""
+    return [
+        f"{name} left out: it cannot read these prompts ({reason})"
+        for name, reason in evaluation.left_out.items()
     ]
 
 

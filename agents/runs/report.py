@@ -16,9 +16,9 @@ from agents.evaluation.evaluation import (
 )
 from agents.evaluation.image_metrics import Array
 from agents.evaluation.pictures import before_after, credit_per_step, reward_curve
-from agents.runs.comparison import comparison_sections, shortcomings
+from agents.runs.comparison import comparison_sections, left_out, shortcomings
 from agents.runs.page import write_page
-from agents.runs.run_folder import RunFolder, write_json
+from agents.runs.run_folder import RunFolder, training_seconds, write_json
 from agents.runs.screen import command, plain, say
 
 
@@ -66,8 +66,8 @@ def print_measured(console: Console, evaluation: Evaluation, reward: str, title:
     console.print(table)
     if failures := evaluation.failures():
         say(console, failures, style="dim")
-    for name, reason in evaluation.left_out.items():
-        say(console, f"{name} left out: it cannot read these prompts ({reason})", style="dim")
+    for sentence in left_out(evaluation):
+        say(console, sentence, style="dim")
 
 
 def measured(evaluation: Evaluation, reward: str) -> dict[str, Any]:
@@ -180,7 +180,7 @@ def write_report(
 ) -> None:
     """Prints the table, draws the pictures, and writes the figures."""
     metrics = run.metrics()
-    seconds = sum(r["time/rollout_seconds"] + r["time/update_seconds"] for r in metrics)
+    seconds = training_seconds(metrics)
     before_after(before.images, after.images, before.prompts, run.pictures_file)
     reward_curve(
         [r["count/reward_queries"] for r in metrics],

@@ -7,7 +7,7 @@ import json
 import math
 import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -327,6 +327,11 @@ def with_null(content: Any) -> Any:
     if isinstance(content, list | tuple):
         return [with_null(value) for value in content]
     return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def training_seconds(rounds: Iterable[Mapping[str, float]]) -> float:
+    """What drawing and updates have taken in the rounds of `RunFolder.metrics`, in seconds."""
+    return sum(row["time/rollout_seconds"] + row["time/update_seconds"] for row in rounds)
 
 
 def _existing(output: str) -> Path | None:

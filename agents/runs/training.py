@@ -302,13 +302,11 @@ class Training:
             evaluations=evaluations,
         )
 
-        own = self._own
-
         # 2. The rounds, seen on the screen, in metrics.csv and on the boards.
-        callback = CallbackList([checkpoints, stop, evaluations, pictures, own])
+        callback = CallbackList([checkpoints, stop, evaluations, pictures, self._own])
         if not self.processes.is_main:
             self._learn(remaining, callback)
-            return self._has_ended(evaluations, own)
+            return self._has_ended(evaluations)
         earlier = [row["rollout/reward_mean"] for row in self.run_folder.metrics()]
         with LiveView(self.console, images, self.agent.num_timesteps, earlier) as live:
             table = MetricsFile(self.run_folder.metrics_file)
@@ -321,12 +319,12 @@ class Training:
                 f"ended after {self.agent.num_timesteps:,} images: the KL divergence to the base "
                 f"model is {evaluations.drifted:.3f}, above {self.settings.evaluation.max_kl:g}",
             )
-        if own.asked:
+        if self._own.asked:
             say(
                 self.console,
                 f"ended after {self.agent.num_timesteps:,} images: a callback asked to",
             )
-        return self._has_ended(evaluations, own)
+        return self._has_ended(evaluations)
 
     # ----------------------------------------------------------------------- to be watched
 
@@ -370,9 +368,9 @@ class Training:
     def _learn(self, images: int, callback: BaseCallback) -> None:
         self.agent.learn(images, callback=callback, reset_num_timesteps=not self.resumed)
 
-    def _has_ended(self, evaluations: Evaluations, own: OwnCallbacks) -> bool:
+    def _has_ended(self, evaluations: Evaluations) -> bool:
         done = self.agent.num_timesteps >= self.settings.run.images
-        return done or evaluations.drifted is not None or own.asked
+        return done or evaluations.drifted is not None or self._own.asked
 
     def _evaluate(self, policy: UNetPolicy) -> Evaluation:
         with self.console.status(f"drawing images of the {self.where} prompts"):

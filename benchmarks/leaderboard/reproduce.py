@@ -8,6 +8,7 @@ from benchmarks.leaderboard.jobs import Job
 from benchmarks.leaderboard.methods import MethodFile
 from benchmarks.leaderboard.protocol import Protocol
 from benchmarks.leaderboard.record import Record
+from benchmarks.leaderboard.results import check_protocol
 from benchmarks.leaderboard.runner import run_job
 from diffusion_gym.errors import InvalidInputError
 
@@ -32,12 +33,7 @@ def reproduce(
     Raises:
         InvalidInputError: It is of another protocol, or of a method that there is not.
     """
-    expected = protocol.task(record["task"]).sha256
-    if record["protocol"]["hash"] != expected:
-        raise InvalidInputError(
-            f"expected a record of the protocol {expected[:16]}, got "
-            f"{record['protocol']['hash'][:16]}"
-        )
+    check_protocol(protocol, record, "the run to make again")
     if record["method"] not in methods:
         raise InvalidInputError(f"expected a method of {sorted(methods)}, got {record['method']!r}")
     machine = record["machine"]

@@ -3,8 +3,28 @@
 from pathlib import Path
 
 from benchmarks.leaderboard.jobs import Job, Matrix
+from benchmarks.leaderboard.protocol import Protocol
 from benchmarks.leaderboard.record import Record, read_record
 from diffusion_gym.errors import InvalidInputError
+
+
+def check_protocol(protocol: Protocol, record: Record, where: str) -> None:
+    """Refuses a record of another protocol.
+
+    Args:
+        protocol: What it shall follow.
+        record: The record.
+        where: What it is, for the message.
+
+    Raises:
+        InvalidInputError: It follows another one, or is of no task of this one.
+    """
+    expected = protocol.task(record["task"]).sha256
+    if record["protocol"]["hash"] != expected:
+        raise InvalidInputError(
+            f"{where}: expected a record of the protocol {expected[:16]}, got one of "
+            f"{record['protocol']['hash'][:16]}"
+        )
 
 
 def records_of(matrix: Matrix, folder: Path) -> dict[Job, Record]:
@@ -18,11 +38,9 @@ def records_of(matrix: Matrix, folder: Path) -> dict[Job, Record]:
         record = read_record(path)
         if record["task"] not in matrix.tasks or record["method"] not in matrix.methods:
             continue
-        expected = matrix.protocol.task(record["task"]).sha256
-        if record["protocol"]["hash"] != expected:
-            raise InvalidInputError(
-                f"expected records of the protocol {expected[:16]} in {folder}, got "
-                f"{record['protocol']['hash'][:16]} in {path}: move it away"
-            )
+        try:
+            check_protocol(matrix.protocol, record, str(path))
+        except InvalidInputError as error:
+            raise InvalidInputError(f"{error}: move it away") from error
         records[Job.of(record)] = record
     return records

@@ -15,7 +15,7 @@ from agents.evaluation import Evaluation
 from agents.evaluation.evaluation import KL_TO_BASE
 from agents.policy import UNetPolicy
 from agents.runs.builders import base_env
-from agents.runs.run_folder import with_null
+from agents.runs.run_folder import training_seconds, with_null
 from agents.runs.settings import TrainSettings
 from agents.runs.training import Training
 from benchmarks.leaderboard.jobs import SEARCH, Job
@@ -188,9 +188,7 @@ def _record(
             "spent": {
                 "reward_queries": int(last.get("count/reward_queries", 0)),
                 "denoiser_evaluations": int(last.get("count/denoiser_evaluations", 0)),
-                "training_seconds": sum(
-                    row["time/rollout_seconds"] + row["time/update_seconds"] for row in rows
-                ),
+                "training_seconds": training_seconds(rows),
             },
             "failed": reason,
             "versions": {name.replace("-", "_"): v for name, v in about["versions"].items()}

@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
+from agents.evaluation.evaluation import spread
 from agents.evaluation.image_metrics import Images
 from agents.files import atomic
+from diffusion_gym.images import image_grid
 
 SUFFIX = ".webp"
 COUNT = 10
@@ -15,7 +16,7 @@ COUNT = 10
 
 def chosen(prompts: int) -> list[int]:
     """The places of the prompts that a row shows."""
-    return [int(k) for k in np.linspace(0, prompts - 1, min(COUNT, prompts)).round()]
+    return [int(place) for place in spread(prompts, COUNT)]
 
 
 def save_strip(images: Images, path: Path) -> None:
@@ -26,6 +27,6 @@ def save_strip(images: Images, path: Path) -> None:
         path: Where the WebP goes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    row = np.concatenate([images[k, 0] for k in chosen(len(images))], axis=1)
+    row = image_grid(images[chosen(len(images)), 0], COUNT, gap=0)
     with atomic(path) as partial:
         Image.fromarray(row).save(partial, format="WEBP", quality=85, method=6)

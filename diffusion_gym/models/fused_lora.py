@@ -13,10 +13,10 @@ from diffusers.configuration_utils import FrozenDict
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from diffusion_gym.errors import InvalidInputError, ModelLoadError, one_line, shown
+from diffusion_gym.errors import ModelLoadError, one_line, shown
+from diffusion_gym.models.added_files import find_added
 from diffusion_gym.models.architectures import Architecture
 from diffusion_gym.models.checkpoint import check_floating, file_digest
-from diffusion_gym.parsing import as_path
 
 USUAL_NAME = "pytorch_lora_weights.safetensors"
 
@@ -49,21 +49,10 @@ class FusedLora:
             InvalidInputError: It names nothing that can be LoRA weights.
             ModelLoadError: They cannot be had from the hub, or are not there.
         """
-        path = as_path("model option 'lora_weights'", name)
+        wanted = "a .safetensors file, a folder with one or a hub id"
+        path = find_added("lora_weights", name, wanted, download)
         if path.is_file():
-            if path.suffix != ".safetensors":  # a pickled file could run code
-                raise InvalidInputError(
-                    "expected the model option 'lora_weights' to be a .safetensors file, got "
-                    f"{path}; pickled weights (.ckpt, .bin, .pt) can run code when they are opened"
-                )
             return cls(path, scale)
-        if not path.is_dir():
-            if path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
-                raise InvalidInputError(
-                    "expected the model option 'lora_weights' to be a .safetensors file, a folder "
-                    f"with one or a hub id, got {shown(name)}"
-                )
-            path = download(name)
         files = sorted(path.glob("*.safetensors"))
         usual = [file for file in files if file.name == USUAL_NAME]
         if len(usual or files) != 1:

@@ -10,7 +10,8 @@ import diffusers
 import torch
 from torch import nn
 
-from diffusion_gym.errors import InvalidInputError, ModelLoadError, first_line, shown
+from diffusion_gym.errors import ModelLoadError, first_line
+from diffusion_gym.models.added_files import find_added
 from diffusion_gym.models.architectures.base import AUTOENCODERS
 from diffusion_gym.models.checkpoint import (
     check_complete,
@@ -19,7 +20,7 @@ from diffusion_gym.models.checkpoint import (
     load_folder,
     weight_files,
 )
-from diffusion_gym.parsing import as_path, parse
+from diffusion_gym.parsing import parse
 
 CONFIG = "config.json"
 
@@ -58,21 +59,10 @@ class OwnVae:
             InvalidInputError: It names nothing that can be a VAE.
             ModelLoadError: It cannot be had from the hub, or is a folder without a VAE.
         """
-        path = as_path("model option 'vae'", name)
+        wanted = "a folder, a .safetensors file or a hub id"
+        path = find_added("vae", name, wanted, download)
         if path.is_file():
-            if path.suffix != ".safetensors":  # a pickled checkpoint could run code
-                raise InvalidInputError(
-                    f"expected the model option 'vae' to be a .safetensors file, got {path}; "
-                    "pickled weights (.ckpt, .bin, .pt) can run code when they are opened"
-                )
             return cls(own, path)
-        if not path.is_dir():
-            if path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
-                raise InvalidInputError(
-                    "expected the model option 'vae' to be a folder, a .safetensors file or a hub "
-                    f"id, got {shown(name)}"
-                )
-            path = download(name)
         folder = path / "vae" if (path / "vae" / CONFIG).is_file() else path
         if not (folder / CONFIG).is_file():
             raise ModelLoadError(

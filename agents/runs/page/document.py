@@ -22,7 +22,7 @@ from agents.runs.comparison import comparison_sections, shortcomings
 from agents.runs.page.charts import credit_chart, reward_chart
 from agents.runs.page.repeat import repeating_command
 from agents.runs.pictures import PROMPTS, SHOWN
-from agents.runs.run_folder import RunFolder
+from agents.runs.run_folder import RunFolder, training_seconds
 from agents.runs.screen import command
 from diffusion_gym.errors import InvalidInputError, first_line
 from diffusion_gym.images import Frame
@@ -139,7 +139,7 @@ def _facts(
     facts = {"model": str(first["model"]["name"])}
     if metrics:
         last = metrics[-1]
-        seconds = sum(r["time/rollout_seconds"] + r["time/update_seconds"] for r in metrics)
+        seconds = training_seconds(metrics)
         drawn = last["count/reward_queries"]
         facts |= {
             "images": f"{drawn:,.0f} of {images:,}" if drawn < images else f"{drawn:,.0f}",

@@ -7,7 +7,7 @@ from itertools import permutations
 import numpy as np
 
 from benchmarks.leaderboard.protocol import Protocol, Task
-from benchmarks.leaderboard.report.inputs import Record
+from benchmarks.leaderboard.record import Record
 from benchmarks.leaderboard.statistics.intervals import Array, Interval, interval
 from benchmarks.leaderboard.statistics.ranks import Stability, rank_stability
 from benchmarks.leaderboard.statistics.significance import (

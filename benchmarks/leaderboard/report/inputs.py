@@ -1,18 +1,14 @@
 """The protocol's tasks and the records, as a report needs them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from benchmarks.leaderboard.jobs import Job
 from benchmarks.leaderboard.protocol import Protocol
-from benchmarks.leaderboard.record import read_record
+from benchmarks.leaderboard.record import Record, read_record
+from benchmarks.leaderboard.results import check_protocol
 from benchmarks.leaderboard.strips import SUFFIX, chosen
-from diffusion_gym.errors import InvalidInputError
-
-Record = Mapping[str, Any]
-"""One run, as its file has it."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +39,7 @@ def measured_records(protocol: Protocol, folder: Path) -> Sequence[Record]:
     found = []
     for path in (folder / protocol.name).glob("*/*/seed*.json"):
         record = read_record(path)
-        task = protocol.task(record["task"])
-        if record["protocol"]["hash"] != task.sha256:
-            raise InvalidInputError(
-                f"{path}: expected a record of the protocol {task.sha256[:16]}, got one of "
-                f"{record['protocol']['hash'][:16]}"
-            )
+        check_protocol(protocol, record, str(path))
         found.append(record)
     return sorted(found, key=lambda each: (each["task"], each["method"], each["seed"]))
 

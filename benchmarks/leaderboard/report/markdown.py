@@ -124,13 +124,14 @@ def about(task: Task) -> str:
     )
 
 
-def how(coverage: Mapping[str, Any]) -> str:
-    """How the figures were made, with what the intervals cover."""
+def how(report: Report, coverage: Mapping[str, Any]) -> str:
+    """Of how many runs the figures are, how they were made, and what the intervals cover."""
     covered = ", ".join(
         f"{worst(coverage, n)['Student t']:.1%} at {n}"
         for n in sorted({row["seeds"] for row in coverage["rows"]})
     )
     return (
+        f"{report.runs} runs; the baseline is {report.baseline}. "
         "Means over seeds with 95% intervals by Student's t, differences paired by seed. In "
         "simulation, over a normal, a skewed, a bimodal and a cut distribution, such an interval "
         f"covers at least {covered} seeds, less than it promises where the results are skewed. "
@@ -145,7 +146,7 @@ def document(report: Report, coverage: Mapping[str, Any]) -> str:
     """The page in Markdown."""
     parts = ["# Leaderboard", "\n".join(f"- {line}" for line in reading(report))]
     if report.runs:
-        parts.append(f"{report.runs} runs; the baseline is {report.baseline}. {how(coverage)}")
+        parts.append(how(report, coverage))
         parts += ["## Mean score over all tasks", markdown_table(FAMILY, family_rows(report))]
     for task in report.tasks:
         rows = [cells(row) for row in report.rows[task.name]]

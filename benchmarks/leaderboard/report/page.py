@@ -23,7 +23,7 @@ from benchmarks.leaderboard.report.markdown import (
     how,
     pair_rows,
 )
-from benchmarks.leaderboard.report.pictures import COLORS, SYMBOLS
+from benchmarks.leaderboard.report.pictures import look
 from benchmarks.leaderboard.report.reading import reading
 from benchmarks.leaderboard.statistics.intervals import Interval
 from benchmarks.leaderboard.statistics.pareto import pareto_front
@@ -57,8 +57,7 @@ def document(report: Report, coverage: Mapping[str, Any], strips: Sequence[Strip
     """
     body = ["<h1>Leaderboard</h1>", _list(reading(report))]
     if report.runs:
-        runs = f"{report.runs} runs; the baseline is {report.baseline}."
-        body += [f"<p>{_text(f'{runs} {how(coverage)}')}</p>"]
+        body += [f"<p>{_text(how(report, coverage))}</p>"]
         body += ["<h2>Mean score over all tasks</h2>", _table(FAMILY, family_rows(report))]
     charts: list[Mapping[str, Any]] = []
     for task in report.tasks:
@@ -139,14 +138,15 @@ def _chart(name: str, report: Report, task: Task, cost: str, label: str) -> dict
 
 
 def _line(report: Report, row: Row, cost: str) -> dict[str, Any]:
+    drawn = look(report, row.method)
     return {
         "type": "scatter",
         "mode": "lines+markers",
         "name": row.method,
         "x": [_short(value) for value in row.curve[cost]],
         "y": [_short(value) for value in row.curve["reward"]],
-        "line": {"color": _color(report, row)},
-        "marker": {"symbol": _symbol(report, row)},
+        "line": {"color": drawn.color},
+        "marker": {"symbol": drawn.symbol},
         "hovertemplate": "%{y:.3f} at %{x:.4g}",
     }
 
@@ -156,7 +156,7 @@ def _final(name: str, report: Report, task: Task, price: str, label: str) -> dic
     rows = report.rows[task.name]
     points = []
     for row in rows:
-        x, y = getattr(row, price), row.reward
+        x, y, drawn = getattr(row, price), row.reward, look(report, row.method)
         points.append(
             {
                 "type": "scatter",
@@ -166,7 +166,7 @@ def _final(name: str, report: Report, task: Task, price: str, label: str) -> dic
                 "y": [_short(y.mean)],
                 "error_x": _bar(x),
                 "error_y": _bar(y),
-                "marker": {"color": _color(report, row), "size": 9, "symbol": _symbol(report, row)},
+                "marker": {"color": drawn.color, "size": 9, "symbol": drawn.symbol},
                 "hovertemplate": "%{y:.3f} at %{x:.3g}",
             }
         )
@@ -201,14 +201,6 @@ def _bar(value: Interval) -> dict[str, Any]:
 
 def _short(value: float) -> float:
     return float(f"{value:.6g}")
-
-
-def _color(report: Report, row: Row) -> str:
-    return COLORS[report.methods.index(row.method) % len(COLORS)]
-
-
-def _symbol(report: Report, row: Row) -> str:
-    return SYMBOLS[report.methods.index(row.method) // len(COLORS)]
 
 
 def _pictures(strips: Sequence[Strip], report: Report) -> list[str]:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 
@@ -20,9 +20,22 @@ COLORS = (
     *("#d1242f", "#7d8f29", "#a0765b", "#5b7fb5"),
 )
 """A method's colour by its place, the baseline's first; readable on light and dark."""
-MARKS = (".-", "d--", "s:")
-SYMBOLS = ("circle", "diamond", "square")
-"""Its mark, where there are more methods than colours."""
+SYMBOLS = (("circle", ".-"), ("diamond", "d--"), ("square", "s:"))
+"""Its mark, where there are more methods than colours, for plotly and for matplotlib."""
+
+
+class Look(NamedTuple):
+    """How a method is drawn: colour, plotly's symbol, and matplotlib's marks and line."""
+
+    color: str
+    symbol: str
+    marks: str
+
+
+def look(report: Report, method: str) -> Look:
+    """How a method is drawn, by its place among all."""
+    again, place = divmod(report.methods.index(method), len(COLORS))
+    return Look(COLORS[place], *SYMBOLS[again])
 
 
 def digest(report: Report) -> str:
@@ -66,13 +79,13 @@ def draw(report: Report, path: Path, theme: str) -> None:
         figure, axes = plt.subplots(1, count, figsize=(max(4.2 * count, 6), 3.8), squeeze=False)
         for axis, task in zip(axes[0], report.tasks, strict=False):
             for row in report.rows[task.name]:
-                again, place = divmod(report.methods.index(row.method), len(COLORS))
+                drawn = look(report, row.method)
                 curve = row.curve
                 axis.plot(
                     curve["reward_queries"],
                     curve["reward"],
-                    MARKS[again],
-                    color=COLORS[place],
+                    drawn.marks,
+                    color=drawn.color,
                     label=row.method,
                 )
             if task.target is not None:

@@ -10,6 +10,20 @@ import transformers
 from checkpoints import EMBEDDED, Checkpoint
 
 
+@pytest.fixture(params=("sd1", "sd2", "sdxl", "sd3"))
+def kind(request: pytest.FixtureRequest) -> str:
+    """Every architecture in turn."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def folder(kind: str, request: pytest.FixtureRequest) -> Path:
+    """A small checkpoint of that kind."""
+    path: Path = request.getfixturevalue(f"{kind}_folder")
+    return path
+
+
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Checkpoint:
     """A copy of the embedded model."""

@@ -14,18 +14,7 @@ import diffusion_gym
 from diffusion_gym.errors import InvalidInputError, ModelLoadError
 from diffusion_gym.models import PromptEmbedding, guided_prediction, load_model
 
-KINDS = ("sd1", "sd2", "sdxl", "sd3")
 PROMPTS = ["a cat", "two dogs, one of them green", "a dog " * 30]
-
-
-@pytest.fixture(params=KINDS)
-def kind(request):
-    return request.param
-
-
-@pytest.fixture
-def folder(kind, request):
-    return request.getfixturevalue(f"{kind}_folder")
 
 
 @pytest.fixture

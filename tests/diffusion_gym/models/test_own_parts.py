@@ -21,20 +21,9 @@ from diffusion_gym.envs.config import load_parts
 from diffusion_gym.errors import InvalidInputError, ModelLoadError
 from diffusion_gym.models import load_model
 
-KINDS = ("sd1", "sd2", "sdxl", "sd3")
 PROMPTS = ["a cat", "two dogs"]
 GUIDANCE = 4.0
 STEPS = 3
-
-
-@pytest.fixture(params=KINDS)
-def kind(request):
-    return request.param
-
-
-@pytest.fixture
-def folder(kind, request):
-    return request.getfixturevalue(f"{kind}_folder")
 
 
 def load_pipeline(folder, **parts):
