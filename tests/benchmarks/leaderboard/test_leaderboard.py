@@ -4,8 +4,10 @@ import json
 
 import pytest
 
+from agents.runs import own_parts
+from agents.runs.algorithms import ALGORITHMS
 from agents.runs.builders import make_agent, make_env
-from agents.runs.methods import shape_rewards
+from agents.runs.methods import METHODS, shape_rewards
 from agents.runs.settings import TrainSettings
 from benchmarks.leaderboard import __main__ as command
 from benchmarks.leaderboard.check import problems
@@ -107,6 +109,18 @@ class Agent(DiffusionPPO):
 """
 
 
+@pytest.fixture
+def forgotten():
+    """What a test registers is not there for the next one."""
+    tables = (METHODS, ALGORITHMS, own_parts._SHAPINGS, own_parts._AGENTS)
+    known = [dict(table) for table in tables]
+    yield
+    for table, before in zip(tables, known, strict=True):
+        table.clear()
+        table.update(before)
+
+
+@pytest.mark.usefixtures("forgotten")
 def test_methods_of_ones_own(tmp_path, monkeypatch):
     with pytest.raises(InvalidInputError, match="those of the protocol"):
         MethodFile(title="longer", options={"images": 10_000})
