@@ -84,7 +84,7 @@ class WeightsAndBiases(Board):
         self._log({"pictures": shown_ones}, images)
 
     def close(self) -> None:
-        """Waits until everything is written, or sent."""
+        """Waits until everything is sent; offline, until wandb's own process has all to write."""
         self._run.finish()
 
     def _log(self, values: dict[str, Any], images: int) -> None:

@@ -124,7 +124,8 @@ class FusedLora:
             )
         loader = getattr(diffusers, architecture.pipeline)
         read, *alphas, settings = loader.lora_state_dict(
-            str(self.file),
+            str(self.file.parent),
+            weight_name=self.file.name,
             return_lora_metadata=True,
             use_safetensors=True,
             local_files_only=True,

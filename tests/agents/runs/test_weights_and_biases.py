@@ -53,6 +53,7 @@ def records(file: Path) -> Iterator[Any]:
 
 def history(run: RunFolder) -> list[dict[str, Any]]:
     """What was logged, call by call, in all parts of the run."""
+    wandb.teardown()  # the process that writes the files may be behind
     files = sorted(run.wandb.glob("offline-run-*/run-*.wandb"))
     rows = []
     for file in files:
