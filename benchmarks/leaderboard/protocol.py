@@ -17,7 +17,7 @@ NEWEST = FOLDER / "v0.toml"
 PUBLISHED = "standard"
 """The tier whose results are published."""
 
-ONLY_READ = ("title", "target", "untrained", "best")
+ONLY_READ = ("title", "target", "record", "compared_at", "untrained", "best")
 """Of a task, what results are read with: it changes none."""
 
 ROWS = ("tasks", "methods")
@@ -41,6 +41,8 @@ class Task:
         held_out_sha256: Hash of those to evaluate on.
         queries: Most reward queries of a run.
         target: Held-out reward whose first whole round is looked for; None until it is fixed.
+        record: A higher one, that the record is the fewest queries to; None without a record.
+        compared_at: Denoiser evaluations after which scores are compared as well; None if not.
         untrained: Held-out reward of the untrained model; None until it is measured.
         best: Best held-out reward known, that scores are normalised with; likewise.
         sha256: Hash over everything that changes its results; that of another task is not in it,
@@ -57,6 +59,8 @@ class Task:
     queries: int
     sha256: str
     target: float | None = None
+    record: float | None = None
+    compared_at: int | None = None
     untrained: float | None = None
     best: float | None = None
 

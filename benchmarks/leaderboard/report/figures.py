@@ -1,6 +1,6 @@
 """Everything that a report tells, computed from the records."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
@@ -18,6 +18,7 @@ from benchmarks.leaderboard.statistics.significance import (
     smallest_p,
 )
 from benchmarks.leaderboard.statistics.target import (
+    Point,
     first_reaching,
     queries_to_target,
     restricted,
@@ -29,6 +30,47 @@ BySeed = Mapping[int, Record]
 
 
 @dataclass(frozen=True)
+class Reaching:
+    """A method's way to a reward.
+
+    Attributes:
+        share: Share of runs that reached it.
+        queries: Restricted mean of the reward queries until then.
+        evaluations: Mean of the denoiser evaluations until then, or of the whole run.
+    """
+
+    share: float
+    queries: Interval
+    evaluations: float
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two methods on a task, with the same seeds.
+
+    Attributes:
+        method: The one.
+        other: The other.
+        advantage: The one's score minus the other's.
+        compared: The same after as many denoiser evaluations as the task is compared at; None
+            without.
+        times_fewer: How many times fewer queries the one needs to the target; None without one, or
+            where one of the two trains nothing.
+        kl_at_target: The one's KL divergence minus the other's, each when it first had the target's
+            reward, over the seeds with which both had; None likewise.
+        diversity_at_target: The same of the diversity.
+    """
+
+    method: str
+    other: str
+    advantage: Interval
+    compared: Interval | None
+    times_fewer: Interval | None
+    kl_at_target: Interval | None
+    diversity_at_target: Interval | None
+
+
+@dataclass(frozen=True)
 class Row:
     """A method on a task.
 
@@ -37,17 +79,12 @@ class Row:
         failed: How many of its runs failed; they are among the seeds, with a gain of 0.
         reward: Held-out reward after training.
         score: The same, normalised.
-        advantage: Score above the baseline's, with the same seeds; None for the baseline.
-        reached: Share of runs that reached the target; None without a target.
-        queries: Restricted mean of the reward queries until then; None without a target.
-        evaluations_there: The same of the denoiser evaluations until then.
-        times_fewer: How many times fewer queries than the baseline's; None for it, or without a
-            target.
+        baseline: It against the baseline; None for the baseline, or without a seed that both have.
+        compared: Score after as many denoiser evaluations as the task is compared at; None without.
+        target: Its way to the target; None without a target, or where nothing is trained.
+        record: Its way to the record's reward; likewise.
         kl: KL divergence to the base model after training.
         diversity: CLIP diversity of a prompt's images after training.
-        kl_at_target: KL divergence minus the baseline's, each when it first had the target's
-            reward, over the seeds with which both had; None for the baseline or without a target.
-        diversity_at_target: The same of the diversity.
         evaluations: Denoiser evaluations of a run.
         seconds: Training seconds of a run.
         curve: What was spent, the reward and what it cost, as means over the seeds.
@@ -57,15 +94,12 @@ class Row:
     failed: int
     reward: Interval
     score: Interval
-    advantage: Interval | None
-    reached: float | None
-    queries: float | None
-    evaluations_there: float | None
-    times_fewer: Interval | None
+    baseline: Pair | None
+    compared: Interval | None
+    target: Reaching | None
+    record: Reaching | None
     kl: Interval
     diversity: Interval
-    kl_at_target: Interval | None
-    diversity_at_target: Interval | None
     evaluations: float
     seconds: float
     curve: Mapping[str, Sequence[float]]
@@ -95,23 +129,6 @@ class Verdict:
     def decided(self) -> bool:
         """Whether the method is told from the baseline."""
         return self.adjusted is not None and self.adjusted <= ALPHA
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two methods on a task, with the same seeds.
-
-    Attributes:
-        method: The one.
-        other: The other.
-        advantage: The one's score minus the other's.
-        times_fewer: How many times fewer queries the one needs to the target; None without one.
-    """
-
-    method: str
-    other: str
-    advantage: Interval
-    times_fewer: Interval | None
 
 
 @dataclass(frozen=True)
@@ -251,34 +268,18 @@ def _stability(scores: Mapping[str, Mapping[int, float]]) -> list[Stability]:
 def _row(task: Task, method: str, baseline: str, all_runs: Mapping[tuple[str, str], BySeed]) -> Row:
     runs = all_runs[task.name, method]
     sound = [run for run in runs.values() if run["failed"] is None]
-    reached = queries = evaluations_there = None
-    if task.target is not None:
-        spent = _queries(runs, sorted(runs), task.target)
-        reached = share_reached(spent)
-        queries = float(restricted(spent, task.queries).mean())
-        evaluations_there = float(np.mean([_evaluations(r, task.target) for r in runs.values()]))
-    # Against the baseline, with the seeds that both have.
-    theirs = all_runs.get((task.name, baseline), {}) if method != baseline else {}
-    common = sorted(set(runs) & set(theirs))
-    pair = _pair(task, method, baseline, all_runs) if common else None
-    kl_there = diversity_there = None
-    if common and task.target is not None:
-        kl_there = _at_target(runs, theirs, common, task.target, "kl_to_base")
-        diversity_there = _at_target(runs, theirs, common, task.target, "diversity")
+    shared = method != baseline and set(runs) & set(all_runs.get((task.name, baseline), {}))
     return Row(
         method,
         len(runs) - len(sound),
         interval(np.array([held_out_reward(run, "after") for run in sound])),
         interval(np.array([score(run, task) for run in runs.values()])),
-        pair.advantage if pair else None,
-        reached,
-        queries,
-        evaluations_there,
-        pair.times_fewer if pair else None,
+        _pair(task, method, baseline, all_runs) if shared else None,
+        _compared(task, runs.values()),
+        _reaching(task, runs, task.target),
+        _reaching(task, runs, task.record),
         _metric(sound, "kl_to_base"),
         _metric(sound, "diversity/clip"),
-        kl_there,
-        diversity_there,
         float(np.mean([run["spent"]["denoiser_evaluations"] for run in runs.values()])),
         float(np.mean([run["spent"]["training_seconds"] for run in runs.values()])),
         _curve(sound),
@@ -288,45 +289,80 @@ def _row(task: Task, method: str, baseline: str, all_runs: Mapping[tuple[str, st
 def _pair(task: Task, method: str, other: str, runs: Mapping[tuple[str, str], BySeed]) -> Pair:
     own, theirs = runs[task.name, method], runs[task.name, other]
     common = sorted(set(own) & set(theirs))
-    differences = [score(own[seed], task) - score(theirs[seed], task) for seed in common]
-    fewer = None
-    if task.target is not None and common:
-        fewer = times_fewer(
+    both = [(own[seed], theirs[seed]) for seed in common]
+    advantage = interval(np.array([score(a, task) - score(b, task) for a, b in both]))
+    compared = None
+    if (at := task.compared_at) is not None:
+        differences = [score_at(a, task, at) - score_at(b, task, at) for a, b in both]
+        compared = interval(np.array(differences))
+    if task.target is None or not (common and _trains(own) and _trains(theirs)):
+        return Pair(method, other, advantage, compared, None, None, None)
+    return Pair(
+        method,
+        other,
+        advantage,
+        compared,
+        times_fewer(
             _queries(theirs, common, task.target), _queries(own, common, task.target), task.queries
-        )
-    return Pair(method, other, interval(np.array(differences)), fewer)
+        ),
+        _at_target(both, task.target, "kl_to_base"),
+        _at_target(both, task.target, "diversity"),
+    )
 
 
-def _queries(runs: BySeed, seeds: Sequence[int], target: float) -> Array:
+def score_at(record: Record, task: Task, evaluations: int) -> float:
+    """A run's score when it had last been evaluated within so many denoiser evaluations."""
+    if record["failed"] is not None:
+        return 0.0
+    within = [p for p in record["curve"] if p["denoiser_evaluations"] <= evaluations]
+    return task.score(within[-1]["reward"])
+
+
+def _compared(task: Task, runs: Iterable[Record]) -> Interval | None:
+    if task.compared_at is None:
+        return None
+    return interval(np.array([score_at(run, task, task.compared_at) for run in runs]))
+
+
+def _trains(runs: BySeed) -> bool:
+    return any(run["spent"]["reward_queries"] or run["failed"] is not None for run in runs.values())
+
+
+def _reaching(task: Task, runs: BySeed, reward: float | None) -> Reaching | None:
+    if reward is None or not _trains(runs):
+        return None
+    spent = _queries(runs, sorted(runs), reward)
+    return Reaching(
+        share_reached(spent),
+        interval(restricted(spent, task.queries)),
+        float(np.mean([_evaluations(run, reward) for run in runs.values()])),
+    )
+
+
+def _queries(runs: BySeed, seeds: Sequence[int], reward: float) -> Array:
     return np.array(
         [
             np.inf
             if runs[seed]["failed"] is not None
-            else queries_to_target(runs[seed]["curve"], target)
+            else queries_to_target(runs[seed]["curve"], reward)
             for seed in seeds
         ]
     )
 
 
-def _evaluations(run: Record, target: float) -> float:
-    """Denoiser evaluations until the target, or all of a run that never reached it."""
-    point = None if run["failed"] is not None else first_reaching(run["curve"], target)
-    return float(point["denoiser_evaluations"] if point else run["spent"]["denoiser_evaluations"])
+def _evaluations(run: Record, reward: float) -> float:
+    """Denoiser evaluations until a reward, or all of a run that never reached it."""
+    return float((_first_reaching(run, reward) or run["spent"])["denoiser_evaluations"])
 
 
-def _at_target(
-    runs: BySeed, baseline: BySeed, seeds: Sequence[int], target: float, name: str
-) -> Interval:
-    """A figure minus the baseline's, each at its own first evaluation at the target."""
-    differences = []
-    for seed in seeds:
-        own, other = (
-            None if run["failed"] is not None else first_reaching(run["curve"], target)
-            for run in (runs[seed], baseline[seed])
-        )
-        if own is not None and other is not None:
-            differences.append(own[name] - other[name])
-    return interval(np.array(differences))
+def _at_target(both: Sequence[tuple[Record, Record]], target: float, name: str) -> Interval:
+    """One run's figure minus another's, each at its own first evaluation at the target."""
+    points = [(_first_reaching(a, target), _first_reaching(b, target)) for a, b in both]
+    return interval(np.array([a[name] - b[name] for a, b in points if a and b]))
+
+
+def _first_reaching(run: Record, reward: float) -> Point | None:
+    return None if run["failed"] is not None else first_reaching(run["curve"], reward)
 
 
 def _metric(runs: Sequence[Record], name: str) -> Interval:

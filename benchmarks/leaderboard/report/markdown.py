@@ -7,7 +7,7 @@ import numpy as np
 
 from benchmarks.leaderboard.protocol import Task
 from benchmarks.leaderboard.report.figures import Report, Row
-from benchmarks.leaderboard.report.reading import reading, shown
+from benchmarks.leaderboard.report.reading import ASKED, reading, shown
 from benchmarks.leaderboard.statistics.coverage import worst
 from benchmarks.leaderboard.statistics.intervals import Array
 from benchmarks.leaderboard.statistics.pareto import pareto_front
@@ -22,6 +22,7 @@ COLUMNS = (
     "denoiser evaluations to the target",
     "score",
     "score above the baseline",
+    "score at equal denoiser evaluations",
     "held-out reward",
     "KL to base",
     "CLIP diversity",
@@ -29,15 +30,16 @@ COLUMNS = (
     "training seconds",
 )
 
-ASKED = (
-    *(("coca", other) for other in ("mask-last", "uniform", "equal-scale", "noise-aware")),
-    *(("noise-aware", other) for other in ("mask-last", "uniform", "equal-scale")),
-    *(("nft", other) for other in ("coca", "noise-aware", "awm")),
-    *(("b2", other) for other in ("b2-branch", "b2+noise-aware")),
+PAIRS = (
+    "method",
+    "against",
+    "score above",
+    "the same, at equal denoiser evaluations",
+    "times fewer queries to the target",
+    "KL to base, when first at the target",
+    "CLIP diversity, when first at the target",
 )
-"""Pairs of methods that something is said of, besides each against the baseline."""
-
-PAIRS = ("method", "against", "score above", "times fewer queries to the target")
+RECORD = ("method", "seeds that got there", "reward queries", "denoiser evaluations")
 FAMILY = (
     "method",
     "seeds",
@@ -50,15 +52,17 @@ FAMILY = (
 
 def cells(row: Row) -> list[str]:
     """A method's row, as `COLUMNS` say."""
+    target, baseline = row.target, row.baseline
     return [
         row.method,
         f"{row.score.seeds} ({row.failed})",
-        "—" if row.reached is None else f"{row.reached:.0%}",
-        "—" if row.queries is None else f"{row.queries:.0f}",
-        shown(row.times_fewer, 1),
-        "—" if row.evaluations_there is None else f"{row.evaluations_there:,.0f}",
+        "—" if target is None else f"{target.share:.0%}",
+        "—" if target is None else f"{target.queries.mean:.0f}",
+        shown(baseline.times_fewer if baseline else None, 1),
+        "—" if target is None else f"{target.evaluations:,.0f}",
         shown(row.score),
-        shown(row.advantage, sign=True),
+        shown(baseline.advantage if baseline else None, sign=True),
+        shown(row.compared),
         shown(row.reward),
         shown(row.kl, 2),
         shown(row.diversity),
@@ -87,8 +91,32 @@ def pair_rows(report: Report, task: Task) -> list[list[str]]:
     pairs = report.pairs[task.name]
     found = [pairs[names] for names in ASKED if names in pairs]
     return [
-        [p.method, p.other, shown(p.advantage, sign=True), shown(p.times_fewer, 1)] for p in found
+        [
+            p.method,
+            p.other,
+            shown(p.advantage, sign=True),
+            shown(p.compared, sign=True),
+            shown(p.times_fewer, 1),
+            shown(p.kl_at_target, 2, sign=True),
+            shown(p.diversity_at_target, sign=True),
+        ]
+        for p in found
     ]
+
+
+def record_rows(report: Report, task: Task) -> list[list[str]]:
+    """Who gets to the record's reward, with the fewest queries first, as `RECORD` says."""
+    there = [(row.method, row.record) for row in report.rows[task.name] if row.record]
+    return [
+        [method, f"{way.share:.0%}", shown(way.queries, 0), f"{way.evaluations:,.0f}"]
+        for method, way in sorted(there, key=lambda each: each[1].queries.mean)
+        if way.share
+    ]
+
+
+def record_title(task: Task) -> str:
+    """What the table of the record is of."""
+    return f"The record: fewest reward queries to {task.record:.2f}"
 
 
 def fronts(report: Report, task: Task) -> list[str]:
@@ -118,9 +146,12 @@ def about(task: Task) -> str:
         "not fixed yet" if value is None else f"{value:.4g}"
         for value in (task.target, task.untrained, task.best)
     )
+    compared = ""
+    if task.compared_at is not None:
+        compared = f" Scores at equal denoiser evaluations are after {task.compared_at:,} at most."
     return (
         f"{task.title}: {task.queries} reward queries; target {target}; score 0 at {untrained} "
-        f"(untrained), 1 at {best} (best known)."
+        f"(untrained), 1 at {best} (best known).{compared}"
     )
 
 
@@ -154,6 +185,8 @@ def document(report: Report, coverage: Mapping[str, Any]) -> str:
         parts += ["\n".join(f"- {line}" for line in fronts(report, task))]
         if pairs := pair_rows(report, task):
             parts += [markdown_table(PAIRS, pairs)]
+        if record := record_rows(report, task):
+            parts += [f"### {record_title(task)}", markdown_table(RECORD, record)]
     if report.stability:
         stable = [[str(s.seeds), f"{s.tau:.2f}", f"{s.same_leader:.0%}"] for s in report.stability]
         parts += [

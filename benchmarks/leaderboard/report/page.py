@@ -16,12 +16,15 @@ from benchmarks.leaderboard.report.markdown import (
     COLUMNS,
     FAMILY,
     PAIRS,
+    RECORD,
     about,
     cells,
     family_rows,
     fronts,
     how,
     pair_rows,
+    record_rows,
+    record_title,
 )
 from benchmarks.leaderboard.report.pictures import look
 from benchmarks.leaderboard.report.reading import reading
@@ -76,6 +79,8 @@ def document(report: Report, coverage: Mapping[str, Any], strips: Sequence[Strip
         body.append(_list(fronts(report, task)))
         if pairs := pair_rows(report, task):
             body += ["<h3>Between methods</h3>", _table(PAIRS, pairs)]
+        if record := record_rows(report, task):
+            body += [f"<h3>{_text(record_title(task))}</h3>", _table(RECORD, record)]
         body += _pictures([strip for strip in strips if strip.task == task.name], report)
     if report.stability:
         body += ["<h2>How many seeds the order needs</h2>"]

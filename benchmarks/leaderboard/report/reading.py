@@ -1,11 +1,20 @@
 """What the figures say, in sentences; every one follows from the figures."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from benchmarks.leaderboard.report.figures import Report, Row
+from benchmarks.leaderboard.report.figures import Pair, Report
 from benchmarks.leaderboard.statistics.intervals import Interval
 from benchmarks.leaderboard.statistics.significance import needed_seeds
 
+ASKED = (
+    *(("coca", other) for other in ("mask-last", "uniform", "equal-scale", "noise-aware")),
+    *(("noise-aware", other) for other in ("mask-last", "uniform", "equal-scale")),
+    *(("nft", other) for other in ("coca", "noise-aware", "awm")),
+    *(("b2", other) for other in ("uniform", "b2-branch", "b2+noise-aware")),
+)
+"""Pairs of methods that something is said of, besides each against the baseline."""
+
+THERE = "when first at the target's reward"
 NOTHING = "No run has been measured yet; there is nothing to read."
 
 
@@ -56,69 +65,92 @@ def _family(report: Report) -> list[str]:
         )
         lines.append(f"Not told from {baseline}: {named}.")
     if missing:
-        named = ", ".join(
-            f"{v.method} ({v.missing}, {v.difference.seeds} of {needed_seeds(m)})" for v in missing
-        )
+        reasons: dict[str, list[str]] = {}
+        for v in missing:
+            reason = f"{v.missing}, {v.difference.seeds} of {needed_seeds(m)}"
+            reasons.setdefault(reason, []).append(v.method)
+        named = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in reasons.items())
         lines.append(
-            f"Not tested: {named}; a seed counts where all tasks of the "
+            f"Not tested: {named}. A seed counts where all tasks of the "
             f"protocol ({report.planned}) have it."
         )
     return lines
 
 
 def _task(report: Report, task: str) -> list[str]:
-    baseline = report.baseline
-    rows = [row for row in report.rows[task] if row.method != baseline]
+    """Against the baseline, then between methods."""
+    against = [row.baseline for row in report.rows[task] if row.baseline]
+    asked = [report.pairs[task][names] for names in ASKED if names in report.pairs[task]]
+    return [
+        *_fewer_queries(report.baseline, task, against),
+        *_equal_reward(report.baseline, task, against),
+        *_between(task, asked, "score", lambda pair: pair.advantage, 3),
+        *_between(
+            task, asked, "score at equal denoiser evaluations", lambda pair: pair.compared, 3
+        ),
+        *_between(task, asked, f"KL divergence {THERE}", lambda pair: pair.kl_at_target, 2),
+        *_between(task, asked, f"diversity {THERE}", lambda pair: pair.diversity_at_target, 3),
+    ]
+
+
+def _fewer_queries(baseline: str, task: str, against: Sequence[Pair]) -> list[str]:
+    known = [(pair.method, pair.times_fewer) for pair in against if pair.times_fewer]
+    alike = [each for each in known if each[1].alike]
+    told = [each for each in known if each[1].excludes(1)]
+    open_ = [method for method, times in known if not times.alike and not times.excludes(1)]
+    fewer = sorted((each for each in told if each[1].mean > 1), key=lambda each: -each[1].mean)
+    more = sorted((each for each in told if each[1].mean < 1), key=lambda each: each[1].mean)
+    turned = [(m, Interval(1 / t.mean, 1 / t.high, 1 / t.low, t.seeds)) for m, t in more]
     lines = []
-    known = [row for row in rows if row.times_fewer]
-    told = [row for row in known if row.times_fewer and row.times_fewer.excludes(1)]
-    fewer = [row for row in told if row.times_fewer and row.times_fewer.mean > 1]
-    more = [row for row in told if row not in fewer]
-    alike = [row for row in known if row.times_fewer and row.times_fewer.alike]
-    for chosen, what in ((fewer, "fewer"), (more, "more")):
+    for chosen, what in ((fewer, "fewer"), (turned, "more")):
         if chosen:
-            named = "; ".join(_times(row, what) for row in _by_times(chosen, what))
+            named = "; ".join(f"{method} {shown(times, 1)} times" for method, times in chosen)
             lines.append(f"{task}: {what} reward queries to the target than {baseline}: {named}.")
     if alike:
-        named = "; ".join(f"{row.method} {shown(row.times_fewer, 1)}" for row in alike)
+        named = "; ".join(f"{method} {shown(times, 1)}" for method, times in alike)
         lines.append(
             f"{task}: times fewer reward queries to the target than {baseline}, the same in every "
             f"seed and so without an interval: {named}."
         )
-    open_ = [row.method for row in known if row not in told and row not in alike]
     if open_:
         lines.append(
             f"{task}: reward queries to the target not told from {baseline}'s: {', '.join(open_)}."
         )
-    for name, of in (("kl_at_target", "KL divergence"), ("diversity_at_target", "diversity")):
-        lines += _equal_reward(task, rows, name, f"{of} against {baseline}'s")
     return lines
 
 
-def _times(row: Row, what: str) -> str:
-    value = row.times_fewer
-    assert value is not None
-    if what == "more":
-        value = Interval(1 / value.mean, 1 / value.high, 1 / value.low, value.seeds)
-    return f"{row.method} {shown(value, 1)} times"
+def _equal_reward(baseline: str, task: str, against: Sequence[Pair]) -> list[str]:
+    """Drift and diversity against the baseline's, where both have the target's reward."""
+    reached = [pair for pair in against if pair.kl_at_target and pair.kl_at_target.seeds]
+    if not reached and any(pair.kl_at_target for pair in against):
+        return [
+            f"{task}: drift and diversity at equal reward are not compared with {baseline}'s, "
+            "which reached the target with no seed that another method did."
+        ]
+    kl = _between(task, reached, f"KL divergence {THERE}", lambda pair: pair.kl_at_target, 2)
+    diversity = _between(
+        task, reached, f"diversity {THERE}", lambda pair: pair.diversity_at_target, 3
+    )
+    return [*kl, *diversity]
 
 
-def _by_times(rows: Sequence[Row], what: str) -> list[Row]:
-    sign = -1 if what == "fewer" else 1
-    return sorted(rows, key=lambda row: sign * (row.times_fewer.mean if row.times_fewer else 0))
-
-
-def _equal_reward(task: str, rows: Sequence[Row], name: str, of: str) -> list[str]:
-    """What is known of drift or diversity where both have the target's reward."""
-    values = {row.method: getattr(row, name) for row in rows}
-    known = {method: value for method, value in values.items() if value is not None}
-    if not known:
-        return []
-    decided = [f"{m} {shown(v, sign=True)}" for m, v in known.items() if v.excludes(0)]
-    undecided = [m for m, v in known.items() if not v.excludes(0)]
-    line = f"{task}: {of}, each when it first has at least the target's "
-    line += "reward: "
-    parts = ["; ".join(decided)] if decided else []
-    if undecided:
-        parts.append(f"not told apart: {', '.join(undecided)}")
-    return [f"{line}{'; '.join(parts)}."]
+def _between(
+    task: str,
+    pairs: Sequence[Pair],
+    of: str,
+    value: Callable[[Pair], Interval | None],
+    digits: int,
+) -> list[str]:
+    """Which of the pairs are told apart by a figure, and which are not."""
+    known = [(pair, found) for pair in pairs if (found := value(pair)) and found.seeds > 1]
+    told = [
+        f"{pair.method} {'above' if found.mean > 0 else 'below'} {pair.other} "
+        f"({shown(found, digits, sign=True)})"
+        for pair, found in known
+        if found.excludes(0)
+    ]
+    open_ = [f"{pair.method} and {pair.other}" for pair, found in known if not found.excludes(0)]
+    parts = ["; ".join(told)] if told else []
+    if open_:
+        parts.append(f"not told apart: {', '.join(open_)}")
+    return [f"{task}, {of}: {'; '.join(parts)}."] if parts else []

@@ -20,7 +20,7 @@ def protocol_text():
     text = NEWEST.read_text()
     start, end = text.index("[tasks.jpeg_compressibility]"), text.index("# No seed of the search")
     task = text[text.index(HOUSE) : start]
-    fixed = re.sub(r"^(target|best|untrained) = .*\n", "", task, flags=re.M)
+    fixed = re.sub(r"^(target|record|compared_at|best|untrained) = .*\n", "", task, flags=re.M)
     fixed += "untrained = 0.47\nbest = 0.95\ntarget = 0.55\n\n"
     seeds = re.sub(r"^seeds = \[10.*", f"seeds = {SEEDS}", text[end:], flags=re.M)
     return text[: text.index(HOUSE)] + fixed + seeds

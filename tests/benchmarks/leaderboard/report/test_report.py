@@ -1,6 +1,7 @@
 import base64
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,12 +10,21 @@ from pilot_records import HOUSE, protocol, protocol_text, records, write
 from scipy import stats
 
 from benchmarks.leaderboard.protocol import load_protocol
+from benchmarks.leaderboard.record import RESULTS
+from benchmarks.leaderboard.report import markdown
 from benchmarks.leaderboard.report.__main__ import main
 from benchmarks.leaderboard.report.figures import report, score
 from benchmarks.leaderboard.report.inputs import measured_records
 from benchmarks.leaderboard.report.reading import NOTHING, reading
 from benchmarks.leaderboard.statistics.significance import needed_seeds, sign_flip
 from diffusion_gym.errors import InvalidInputError
+
+COVERED = json.loads((RESULTS / "coverage.json").read_text())
+
+
+def with_task(pilot, task):
+    """The protocol with a task that is read in another way."""
+    return replace(pilot, tasks={task.name: task})
 
 
 @pytest.fixture(scope="module")
@@ -139,8 +149,9 @@ def test_a_failed_run_counts(pilot):
         next(row for row in report(pilot, each).rows["house_style"] if row.method == "coca")
         for each in (runs, failed)
     )
-    assert (sound.reached, broken.reached) == (1, 0.8)
-    assert broken.queries == pytest.approx((4 * sound.queries + 256) / 5)
+    assert (sound.target.share, broken.target.share) == (1, 0.8)
+    mean = (4 * sound.target.queries.mean + 256) / 5
+    assert broken.target.queries.mean == pytest.approx(mean)
     assert broken.score.seeds == 5
     assert broken.score.mean < sound.score.mean
     assert broken.failed == 1
@@ -197,6 +208,87 @@ def test_methods_are_compared_in_pairs_with_the_same_seeds(pilot):
     assert (pair.advantage.low, pair.advantage.high) == pytest.approx((both.low, both.high))
     assert other.advantage.mean == pytest.approx(-pair.advantage.mean)
     assert other.times_fewer.mean == pytest.approx(1 / pair.times_fewer.mean)
+
+
+def by_hand(runs, method, figure):
+    """A figure of each of a method's runs, by seed."""
+    return {run["seed"]: figure(run["curve"]) for run in runs if run["method"] == method}
+
+
+def test_equal_denoiser_evaluations_are_those_that_were_spent_by_then(pilot):
+    runs, task = list(records()), replace(pilot.task("house_style"), compared_at=3000)
+    found = report(with_task(pilot, task), runs)
+
+    def last_within(curve):
+        return max((p["denoiser_evaluations"], p["reward"]) for p in curve if spent(p) <= 3000)[1]
+
+    def spent(point):
+        return point["denoiser_evaluations"]
+
+    rewards = {m: by_hand(runs, m, last_within) for m in ("sparse", "nft", "coca")}
+    rows = {row.method: row for row in found.rows["house_style"]}
+    for method, values in rewards.items():
+        assert rows[method].compared.mean == pytest.approx(
+            task.score(np.mean(list(values.values())))
+        )
+    differences = [rewards["nft"][seed] - rewards["coca"][seed] for seed in rewards["nft"]]
+    pair = found.pairs["house_style"]["nft", "coca"]
+    assert pair.compared.mean * (0.95 - 0.47) == pytest.approx(np.mean(differences))
+    assert "after 3,000 at most" in markdown.document(found, COVERED)
+
+
+def test_drift_and_diversity_are_compared_where_both_first_have_the_reward(pilot):
+    runs, task = list(records()), pilot.task("house_style")
+    found = report(pilot, runs).pairs["house_style"]["coca", "noise-aware"]
+
+    def first(name):
+        def figure(curve):
+            return next((p[name] for p in curve[1:] if p["reward"] >= task.target), None)
+
+        return figure
+
+    for name, pair in (
+        ("kl_to_base", found.kl_at_target),
+        ("diversity", found.diversity_at_target),
+    ):
+        own, other = (by_hand(runs, m, first(name)) for m in ("coca", "noise-aware"))
+        both = [own[s] - other[s] for s in own if None not in (own[s], other[s])]
+        expected = stats.ttest_1samp(both, 0).confidence_interval(0.95)
+        assert (pair.low, pair.high) == pytest.approx((expected.low, expected.high))
+
+
+def test_the_record_has_those_who_get_there_the_fastest_first(pilot):
+    task = replace(pilot.task("house_style"), record=0.8)
+    found = report(with_task(pilot, task), list(records()))
+    rows = markdown.record_rows(found, task)
+    queries = [float(re.match(r"\d+", row[2])[0]) for row in rows]
+    assert queries == sorted(queries)
+    there = {
+        run["method"]
+        for run in records()
+        if max(point["reward"] for point in run["curve"][1:]) >= 0.8
+    }
+    assert {row[0] for row in rows} == there
+    assert 0 < len(there) < len(found.methods)
+    assert "fewest reward queries to 0.80" in markdown.document(found, COVERED)
+
+
+def test_what_trains_nothing_has_no_queries(pilot):
+    runs = list(records())
+    still = [
+        run
+        | {
+            "method": "untrained",
+            "curve": run["curve"][:1],
+            "spent": dict.fromkeys(run["spent"], 0),
+        }
+        for run in runs
+        if run["method"] == "sparse"
+    ]
+    found = report(pilot, runs + still)
+    row = next(row for row in found.rows["house_style"] if row.method == "untrained")
+    assert row.target is row.baseline.times_fewer is None
+    assert not any("untrained" in line and "queries" in line for line in reading(found))
 
 
 def test_pictures_of_runs_are_on_the_page(written, tmp_path):
