@@ -38,6 +38,7 @@ PAIRS = (
     "times fewer queries to the target",
     "KL to base, when first at the target",
     "CLIP diversity, when first at the target",
+    "seeds with which both got there",
 )
 RECORD = ("method", "seeds that got there", "reward queries", "denoiser evaluations")
 FAMILY = (
@@ -99,6 +100,7 @@ def pair_rows(report: Report, task: Task) -> list[list[str]]:
             shown(p.times_fewer, 1),
             shown(p.kl_at_target, 2, sign=True),
             shown(p.diversity_at_target, sign=True),
+            "—" if p.kl_at_target is None else str(p.kl_at_target.seeds),
         ]
         for p in found
     ]
