@@ -8,6 +8,7 @@ in `NOT_RUN`.
 """
 
 import importlib
+import json
 import os
 import re
 import shlex
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 import pytest
 import torch
 from pre_commit.clientlib import load_config
@@ -305,6 +307,29 @@ def test_the_pilots_tables_are_as_measured() -> None:
     rows = [line for line in page.splitlines() if line.startswith("| ")]
     assert len(rows) > 30
     assert not set(rows) - measured
+
+
+def test_the_pilots_gains_at_equal_evaluations_are_those_of_its_curves() -> None:
+    rows: dict[str, list[str]] = {}
+    for budget in (256, 512):
+        text = (ROOT / "benchmarks" / "results" / f"comparison-{budget}.json").read_text()
+        measured = json.loads(text)
+        for task in measured["tasks"]:
+            runs = [run for run in measured["runs"] if run["task"] == task]
+            spent = min(run["curve"][-1]["denoiser_evaluations"] for run in runs)
+            gains: dict[str, list[float]] = {}
+            for run in runs:
+                evaluations = [point["denoiser_evaluations"] for point in run["curve"]]
+                rewards = [point["reward"] for point in run["curve"]]
+                gain = np.interp(spent, evaluations, rewards) - rewards[0]
+                gains.setdefault(run["method"], []).append(gain)
+            for method, own in gains.items():
+                least_most = f"[{min(own):+.3f}, {max(own):+.3f}]"
+                rows.setdefault(method, []).append(f"{np.mean(own):+.3f} {least_most}")
+    section = (ROOT / "docs" / "comparison.md").read_text().partition("## At equal")[2]
+    lines = section.partition("## With 256")[0].splitlines()
+    found = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line[:2] == "| "]
+    assert {name: [cell for cell in cells if cell] for name, *cells in found[2:]} == rows
 
 
 def test_languages_are_known() -> None:

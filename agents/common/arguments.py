@@ -92,7 +92,8 @@ def check_noise(env: SB3VecEnv) -> None:
     if reason is not None:
         raise InvalidInputError(
             f"no step of this environment has noise ({reason}), so there is nothing to train on: "
-            "expected eta > 0 and at least 2 denoising steps"
+            "expected eta > 0 and at least 2 denoising steps, or DiffusionNFT (--algorithm nft), "
+            "which needs no noise"
         )
 
 

@@ -506,6 +506,7 @@ class ImageAlgorithm(OnPolicyAlgorithm):
                     gradient_norms.append(self._update(update, logs, first=first))
 
         # 2. Counters and logs; a round without pairs, as B² may have, counts as well.
+        self.policy.optimizer.zero_grad(set_to_none=True)  # room for what evaluations load
         self.rounds += 1
         self.rounds_without_pairs += not gradient_norms
         self._n_updates += len(gradient_norms)

@@ -1,7 +1,8 @@
 """What `DiffusionNFT` is told, beside its policy and its environment."""
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from agents.common.round_config import RoundConfig
 from diffusion_gym.checks import (
@@ -46,7 +47,8 @@ class NFTConfig(RoundConfig):
     v_old ± β (v - v_old). The smaller, the further a round may move."""
 
     awm_clip_range: Positive = 2e-3
-    """ε of advantage-weighted matching, on the ratio of exp(-error)."""
+    """ε of advantage-weighted matching, on the ratio of exp(-error); 1 as released, with another
+    weighting."""
 
     awm_time_power: Annotated[int, Range(low=0, high=2)] = 0
     """Advantage-weighted matching weighs the error at noise level t by t to this power."""
@@ -85,6 +87,18 @@ class NFTConfig(RoundConfig):
         """The d after so many rounds: min(rate · (rounds − after), limit), and 0 before.
 
         The released schedules: none (rate 0), rate .001 up to .5, and, with ``decay_after=75``,
-        rate .0075 up to .999.
+        rate .0075 up to .999. The released code counts optimiser steps, of which a round has one,
+        but two where it has the last of these schedules (OCR).
         """
         return min(self.decay_rate * max(rounds - self.decay_after, 0), self.decay_limit)
+
+
+def unused_options(options: Mapping[str, Any]) -> Collection[str]:
+    """What a recommendation or a preset may name in vain: the other loss's, and the reference.
+
+    Args:
+        options: Of the whole run, by name.
+    """
+    loss = options.get("loss", NFTConfig.loss)
+    others = [name for own, names in OWN_OPTIONS.items() if own != loss for name in names]
+    return [*others, "reference_coef"] if options.get("lora_rank") == 0 else others

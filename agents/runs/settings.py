@@ -148,8 +148,9 @@ class TrainSettings:
 
         What is not given is taken from the preset, where there is one, else as is recommended for
         the model, the reward and the shaping. With another reward than the preset's, its options
-        of its own reward are dropped. Code that they name is not imported here, but by
-        `agents.runs.own_parts.use`.
+        of its own reward are dropped, and so is what has no use beside the options that are given
+        (`agents.runs.algorithms.Algorithm.unused`). Code that they name is not imported here, but
+        by `agents.runs.own_parts.use`.
 
         Raises:
             InvalidInputError: A name is unknown, a value is of another type or outside its range,
@@ -179,7 +180,10 @@ class TrainSettings:
             known = cls.kinds(name)
             defaults = {key: value for key, value in defaults.items() if key in known}
             defaults |= own.embedded if model == EMOJI64 else own.checkpoint
-        return cls.from_flat(defaults | chosen)
+        found = defaults | chosen
+        for needless in set(algorithm(name).unused(found)) - options.keys():
+            found.pop(needless, None)
+        return cls.from_flat(found)
 
     @classmethod
     def from_flat(cls, options: Mapping[str, Any]) -> "TrainSettings":

@@ -86,8 +86,9 @@ compares with a GPU). In GB of 10^9 bytes.
 - Always there: the denoiser's weights; gradients; states of the optimiser; where all weights train,
   the frozen second denoiser that divergences to the base model are measured with; autoencoder and
   text encoders; the trajectories of {IMAGES} images of {STEPS} steps.
-- DiffusionNFT (`--algorithm nft`) has old weights in the place of the second denoiser, and keeps
-  the images' final latents alone in the place of trajectories; its passes are not guided.
+- DiffusionNFT (`--algorithm nft`) has old weights in the place of the second denoiser (which an
+  evaluation alone loads, in the place of gradients), and keeps the images' final latents alone in
+  the place of trajectories; its passes are not guided.
 - On top, one at a time: a forward and backward pass of the first (image, step) pair, guided, and
   of every further one; drawing {ROWS} guided images; decoding images (512 x 512: 4 at once).
 - The last columns say how many pairs (`batch_size`) fit into a card of which {USABLE:.0%} are used.

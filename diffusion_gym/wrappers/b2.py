@@ -108,8 +108,8 @@ class B2DiffuRLReward(VectorShaping):
         if noisy.any() and not noisy[-self.start :].any():
             raise InvalidInputError(
                 f"branches of a group differ by the noise of their last {self.start} steps: "
-                "expected one of these among stochastic_steps, got "
-                f"{base.schedule.window}"
+                f"expected noise in one of these, by stochastic_steps or a larger start of "
+                f"schedule, got noise in steps {noisy.nonzero()[:, 0].tolist()} alone"
             )
         self.positive = positive
         self.negative = negative

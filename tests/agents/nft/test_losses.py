@@ -6,16 +6,26 @@ from typing import Any
 
 import diffusers
 import forward_oracle as oracle
+import official_lines as official
 import pytest
 import torch
 
 from agents.nft.config import NFTConfig
-from agents.nft.losses import Predictions, forward_loss, nft_loss, self_normalised_error
+from agents.nft.losses import (
+    ForwardLog,
+    Predictions,
+    forward_loss,
+    nft_loss,
+    self_normalised_error,
+)
 from diffusion_gym.errors import InvalidInputError
 from diffusion_gym.schedules.base import Schedule
 from diffusion_gym.schedules.registry import make_schedule
 
-EXPECTED = json.loads((Path(__file__).parent / "forward_oracle.json").read_text())
+STORED = Path(__file__).parent
+EXPECTED = json.loads((STORED / "forward_oracle.json").read_text())
+OFFICIAL = json.loads((STORED / "official_lines.json").read_text())
+SOURCES = OFFICIAL.pop("sources")
 
 
 def schedule_of(kind: str) -> Schedule:
@@ -36,9 +46,8 @@ def tensors(kind: str) -> list[torch.Tensor]:
     return [torch.tensor(values, dtype=torch.float32) for values in oracle.inputs()]
 
 
-@pytest.mark.parametrize("name", EXPECTED)
-def test_loss_and_gradient_are_the_oracles(name: str) -> None:
-    """Stored numbers of `forward_oracle`: NumPy, double precision, central differences."""
+def check_loss_and_gradient(name: str, expected: dict[str, Any], tolerance: float) -> ForwardLog:
+    """Compares ours, in float32, with stored numbers."""
     kind, _, case = name.partition(": ")
     config = NFTConfig(**oracle.CASES[case])
     schedule = schedule_of(kind)
@@ -56,13 +65,32 @@ def test_loss_and_gradient_are_the_oracles(name: str) -> None:
         timesteps / 1000,
     )
     loss.backward()
-    expected = torch.tensor(EXPECTED[name]["gradient"])
-    assert loss.item() == pytest.approx(EXPECTED[name]["loss"], rel=1e-4)
+    gradient = torch.tensor(expected["gradient"])
+    assert loss.item() == pytest.approx(expected["loss"], rel=tolerance)
     assert output.grad is not None
-    error = (output.grad.flatten() - expected).abs().max()
-    assert error < 1e-4 * expected.abs().max()
+    error = (output.grad.flatten() - gradient).abs().max()
+    assert error < tolerance * gradient.abs().max()
+    return log
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_loss_and_gradient_are_the_oracles(name: str) -> None:
+    """Stored numbers of `forward_oracle`: NumPy, double precision, central differences."""
+    log = check_loss_and_gradient(name, EXPECTED[name], 1e-4)
+    config = NFTConfig(**oracle.CASES[name.partition(": ")[2]])
     assert bool(log.reference_deviation.isnan()) == (not config.reference_coef)
     assert bool(log.clip_fraction.isnan()) == (config.loss == "nft")
+
+
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_loss_and_gradient_are_those_of_the_authors_lines(name: str) -> None:
+    """Stored numbers of `official_lines`: the released code itself, run on the same tensors."""
+    check_loss_and_gradient(name, OFFICIAL[name], 1e-5)
+
+
+def test_every_case_was_run_with_the_lines_that_are_named() -> None:
+    assert set(OFFICIAL) == {name for name in EXPECTED if name.startswith("flow: ")}
+    assert json.loads(json.dumps([official.NFT, official.AWM])) == SOURCES
 
 
 def test_the_stored_numbers_are_those_that_the_oracle_computes() -> None:

@@ -1,11 +1,13 @@
 """Rounds on the forward process: what they cost, keep, train and refuse."""
 
+import gc
 import inspect
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from small_agents import STEPS, make_env, weights
 from small_nft import make_nft
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -126,24 +128,38 @@ def test_without_decay_the_old_weights_are_those_just_trained() -> None:
     assert torch.equal(old_weights(agent), weights(agent))
 
 
+def networks(kind: type) -> int:
+    """How many of a kind are alive."""
+    gc.collect()
+    return sum(type(thing) is kind for thing in gc.get_objects())
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_no_weights_are_kept_thrice(kind: dict[str, Any]) -> None:
     """LoRA's old weights are adapters; where all weights train, one copy more and no other."""
+    before = networks(UNet2DConditionModel)
     agent = make_nft(policy_kwargs=kind).learn(4)
     policy = agent.policy
-    network = policy.denoiser.network
+    parameters = dict(policy.denoiser.network.named_parameters())
+    trained = sum(p.numel() for p in policy.trainable_parameters())
+    whole = sum(p.numel() for p in agent.base_env.model.new_denoiser().parameters())
+    copies = 1 if "lora_rank" in kind else 2
+    assert networks(UNet2DConditionModel) == before + copies
     if "lora_rank" in kind:
-        assert agent.old._denoiser is policy.denoiser
-        trained = sum(p.numel() for p in policy.trainable_parameters())
-        adapters = sum(p.numel() for n, p in network.named_parameters() if ".lora_" in n)
-        assert adapters == 2 * trained
+        assert sum(p.numel() for n, p in parameters.items() if ".lora_" in n) == 2 * trained
+        assert sum(p.numel() for p in parameters.values()) == whole + 2 * trained
+        assert trained < whole / 20
     else:
-        base = policy.base_transition(*policy.conditions(agent.env.vector_env.reset()[0]))
-        assert base.mean.isfinite().all()  # an evaluation measured the drift
-        assert policy._reference
-        agent.learn(4)
-    assert not policy._reference
+        assert trained == whole
     assert old_weights(agent).shape == weights(agent).shape
+
+    # An evaluation measures the drift from the base model, which takes the place of gradients.
+    base = policy.base_transition(*policy.conditions(agent.env.vector_env.reset()[0]))
+    assert base.mean.isfinite().all()
+    assert networks(UNet2DConditionModel) == before + (1 if "lora_rank" in kind else 3)
+    assert all(p.grad is None for p in policy.trainable_parameters())
+    agent.learn(4)
+    assert networks(UNet2DConditionModel) == before + copies
 
 
 def test_the_reference_holds_the_policy_near_the_base_model() -> None:
@@ -210,6 +226,20 @@ def test_flows_train_too(kind: dict[str, Any], timesteps: str, sd3_folder: Path)
 @pytest.mark.parametrize("options", [{"stochastic_steps": [1]}, {"eta": 0.5}], ids=str)
 def test_any_sampler_draws(options: dict[str, Any]) -> None:
     assert make_nft(make_env(4, **options)).learn(4).rounds == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"sampler": "flow_cps"}, {"sampler": "flow_cps", "stochastic_steps": [1]}],
+    ids=str,
+)
+def test_any_sampler_of_flows_draws(options: dict[str, Any], sd3_folder: Path) -> None:
+    env = make_env(4, model=str(sd3_folder), prompts=["a cat", "a dog"], **options)
+    agent = make_nft(SparseReward(env))
+    before = weights(agent)
+    agent.learn(4)
+    assert not torch.equal(weights(agent), before)
+    assert weights(agent).isfinite().all()
 
 
 def test_failed_images_take_no_part() -> None:
@@ -331,7 +361,7 @@ def test_meaningless_arguments_are_type_errors_too() -> None:
 
 def test_ppo_refuses_the_deterministic_sampler_that_this_welcomes() -> None:
     env = make_env(eta=0.0)
-    with pytest.raises(InvalidInputError, match="no step of this environment has noise"):
+    with pytest.raises(InvalidInputError, match=r"has noise \(eta is 0\).* or DiffusionNFT"):
         DiffusionPPO("UNetPolicy", env, samples_per_prompt=2)
     assert make_nft(env).learn(4).rounds == 1
 

@@ -16,6 +16,7 @@ from diffusers import (
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
 from small_agents import make_env, weights
@@ -35,6 +36,7 @@ TOLERANCE = 2e-3
 PIPELINES = {
     "embedded": StableDiffusionPipeline,
     "sd1": StableDiffusionPipeline,
+    "sdxl": StableDiffusionXLPipeline,
     "sd3": StableDiffusion3Pipeline,
 }
 

@@ -10,7 +10,13 @@ from small_agents import STEPS, make_agent, make_env, weights
 from agents.policy import UNetPolicy
 from agents.ppo import DiffusionPPO
 from diffusion_gym.schedules.flow_sde import FlowSDESchedule
-from diffusion_gym.wrappers import B2DiffuRLReward, CoCAReward, UniformCreditReward
+from diffusion_gym.wrappers import (
+    B2DiffuRLReward,
+    CoCAReward,
+    NoiseAwareReward,
+    SparseReward,
+    UniformCreditReward,
+)
 
 PROMPTS = ["a cat", "a dog", "an apple", "grapes"]
 KINDS = [
@@ -86,13 +92,37 @@ def test_other_samplers_train_their_noisy_steps_from_a_ratio_of_one(
     assert agent.policy.denoiser_evaluations == 4 * STEPS + 4 * noisy
 
 
-def test_a_window_of_ddim_steps_is_trained_from_a_ratio_of_one() -> None:
-    agent = make_agent(UniformCreditReward(make_env(4, stochastic_steps=[1])), clip_range=1e-4)
+def branches(env: Any) -> B2DiffuRLReward:
+    return B2DiffuRLReward(env, branches=2, schedule=(2, 1000), all_branches=True)
+
+
+SHAPINGS: dict[str, Any] = {
+    "sparse": SparseReward,
+    "uniform": UniformCreditReward,
+    "noise-aware": NoiseAwareReward,
+    "coca": lambda env: CoCAReward(env, windows=STEPS),
+    "b2": branches,
+    "uniform(b2)": lambda env: UniformCreditReward(branches(env)),
+    "noise-aware(b2)": lambda env: NoiseAwareReward(branches(env)),
+    "coca(b2)": lambda env: CoCAReward(branches(env), windows=STEPS),
+}
+
+
+@pytest.mark.parametrize("shaping", SHAPINGS)
+@pytest.mark.parametrize("sampler", ["ddim", "flow_sde", "flow_cps"])
+def test_a_window_is_trained_from_a_ratio_of_one(shaping: str, sampler: str, folder: str) -> None:
+    """With every wrapper: what has no noise is drawn, and not trained on."""
+    model = {} if sampler == "ddim" else {"model": folder, "prompts": PROMPTS}
+    env = make_env(4, sampler=sampler, stochastic_steps=[0, 1], **model)
+    agent = make_agent(SHAPINGS[shaping](env), clip_range=1e-4)
+    disturb(agent.policy)
     before = weights(agent)
     agent.learn(4)
     assert agent.log_probs_recomputed == 0
     assert not torch.equal(weights(agent), before)
-    assert agent.policy.denoiser_evaluations == 4 * STEPS + 4
+    trained = [1] if "b2" in shaping else [0, 1]  # B² leaves out the steps of the shared prefix
+    assert sorted(set((agent._pairs() % STEPS).tolist())) == trained
+    assert agent.rollout_buffer.step_advantages[:, trained].any()
 
 
 def test_trains_with_coca_around_b2(folder: str) -> None:

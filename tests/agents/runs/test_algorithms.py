@@ -171,6 +171,7 @@ def test_settings_of_before_there_was_a_choice_are_ppos() -> None:
 # Written from the released code's configuration, not from the file.
 RELEASED = {
     "model": "stabilityai/stable-diffusion-3.5-medium",
+    "model_options": {"resolution": 512},
     "reward": "pickscore",
     "dtype": "float16",
     "num_inference_steps": 10,
@@ -208,6 +209,7 @@ def test_the_preset_has_the_published_numbers() -> None:
 def test_the_preset_runs_at_toy_scale(tmp_path: Path) -> None:
     tiny = (
         "--preset nft-pickscore --model emoji-64 --reward jpeg_compressibility --dtype float32 "
+        "--model-options {} "
         "--prompts emoji-objects --num-inference-steps 3 --timesteps-per-image 2 --num-envs 4 "
         "--samples-per-prompt 2 --batches-per-round 2 --images 8 --eval-prompts 2 --eval-samples 1"
     ).split()
@@ -225,6 +227,21 @@ def test_the_embedded_model_has_settings_of_its_own(monkeypatch: pytest.MonkeyPa
     other = TrainSettings.of(algorithm="nft", model="some/where", device="cpu")
     assert (other.policy.lora_rank, other.policy.guidance, other.env.eta) == (32, 1.0, 0.0)
     assert other.env.dtype == "float32"
+
+
+@pytest.mark.parametrize("recipe", [{"model": "some/where"}, {"preset": "nft-pickscore"}], ids=str)
+def test_the_other_loss_and_all_weights_need_no_more_options(recipe: dict[str, Any]) -> None:
+    """What is recommended for DiffusionNFT's loss, or with LoRA, is left out where it is vain."""
+    recommended = TrainSettings.of(algorithm="nft", **recipe).flat()
+    assert (recommended["beta"], recommended["reference_coef"]) == (1.0, 1e-4)
+    awm = TrainSettings.of(algorithm="nft", loss="awm", awm_time_power=1, **recipe).flat()
+    assert (awm["beta"], awm["reference_coef"]) == (NFTConfig.beta, 1e-4)
+    whole = TrainSettings.of(algorithm="nft", lora_rank=0, **recipe).flat()
+    assert (whole["beta"], whole["reference_coef"]) == (1.0, 0.0)
+    with pytest.raises(InvalidInputError, match="beta belongs to loss='nft'"):
+        TrainSettings.of(algorithm="nft", loss="awm", beta=0.5, **recipe)
+    asked = TrainSettings.of(algorithm="nft", lora_rank=0, reference_coef=1e-3, **recipe)
+    assert asked.flat()["reference_coef"] == 1e-3  # which the agent refuses, and says why
 
 
 def test_training_builds_the_agent_that_is_named(tmp_path: Path) -> None:

@@ -151,3 +151,5 @@ def test_branches_need_noise_in_their_own_steps(task):
     with pytest.raises(InvalidInputError, match=r"last 2 steps: expected .*stochastic_steps"):
         B2DiffuRLReward(make_vec(task, stochastic_steps=[0, 1]), branches=2, schedule=(2, 5))
     B2DiffuRLReward(make_vec(task, stochastic_steps=[1, 2]), branches=2, schedule=(2, 5))
+    with pytest.raises(InvalidInputError, match=r"last 1 steps: .*got noise in steps \[0, 1, 2\]"):
+        B2DiffuRLReward(make_vec(task, sampler="flow_cps"), branches=2, schedule=(1, 5))
