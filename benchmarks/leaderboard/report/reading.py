@@ -127,9 +127,10 @@ def _equal_reward(baseline: str, task: str, against: Sequence[Pair]) -> list[str
             f"{task}: drift and diversity at equal reward are not compared with {baseline}'s, "
             "which reached the target with no seed that another method did."
         ]
-    kl = _between(task, reached, f"KL divergence {THERE}", lambda pair: pair.kl_at_target, 2)
+    there = f"{THERE}, against {baseline}'s"
+    kl = _between(task, reached, f"KL divergence {there}", lambda pair: pair.kl_at_target, 2)
     diversity = _between(
-        task, reached, f"diversity {THERE}", lambda pair: pair.diversity_at_target, 3
+        task, reached, f"diversity {there}", lambda pair: pair.diversity_at_target, 3
     )
     return [*kl, *diversity]
 
