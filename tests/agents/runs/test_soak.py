@@ -52,6 +52,8 @@ def test_memory_stays_flat(
         samples_per_prompt=2,
         num_inference_steps=2,
         batches_per_round=1,
+        updates_per_round=1,
+        guidance=1.0,
         lora_rank=2,
         checkpoint_every=20,
         eval_every=50,
