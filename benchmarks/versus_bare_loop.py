@@ -26,6 +26,8 @@ from benchmarks.destination import add_destination
 from diffusion_gym.prompts import load_prompts
 
 WINDOW = 3
+SAMPLES = 4
+"""Images of each held-out prompt, before and after."""
 RESULTS = Path(__file__).parent / "results" / "versus_bare_loop.json"
 Curve = list[tuple[float, float]]
 
@@ -34,11 +36,11 @@ def train_bare(seed: int, images: int) -> dict[str, Any]:
     """Trains with the bare loop; seconds and reward after every round."""
     loop = BareLoop(seed)
     held_out = load_prompts("emoji-objects:held_out").texts
-    before = loop.evaluate(held_out)
+    before = loop.evaluate(held_out, SAMPLES)
     start = time.perf_counter()
     rounds = loop.train(images, load_prompts("emoji-objects").texts)
     curve = [(time.perf_counter() - start, reward) for reward in rounds]
-    return {"curve": curve, "before": before, "after": loop.evaluate(held_out)}
+    return {"curve": curve, "before": before, "after": loop.evaluate(held_out, SAMPLES)}
 
 
 def train_agent(seed: int, images: int) -> dict[str, Any]:
@@ -46,7 +48,7 @@ def train_agent(seed: int, images: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         output = str(Path(folder) / "run")
         options = {"shaping": "sparse", "seed": seed, "images": images, "picture_every": 0}
-        settings = TrainSettings.of(**options, output=output)
+        settings = TrainSettings.of(**options, eval_samples=SAMPLES, output=output)
         training = Training(settings, Console(quiet=True))
         training.run()
         run = training.run_folder

@@ -77,6 +77,7 @@ QUICK = {
 
 #: Constants that stand in the way of a quick command and have no option.
 SMALLER: dict[str, dict[str, Any]] = {
+    "benchmarks.versus_bare_loop": {"SAMPLES": 1},
     "benchmarks.emoji64.evaluate": {
         "DIVERSITY_COPIES": 2,
         "DIVERSITY_STEPS": 2,

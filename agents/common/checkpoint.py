@@ -211,6 +211,7 @@ def restore(agent: Resumable, checkpoint: Checkpoint) -> None:
     with _in_words("the optimiser's state"):
         _check_optimizer(agent.policy.optimizer, checkpoint.optimizer)
         agent.policy.optimizer.load_state_dict(checkpoint.optimizer)
+        _lay_out(agent.policy.optimizer)
     state = checkpoint.state
     if not agent.processes.is_main:
         state = state | checkpoint.others[agent.processes.rank - 1]
@@ -347,6 +348,18 @@ def _check_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) ->
                     f"expected the optimiser's {name} of parameter {number} to have its shape, "
                     f"{list(parameters[number].shape)}, got {list(value.shape)}"
                 )
+
+
+def _lay_out(optimizer: torch.optim.Optimizer) -> None:
+    """Lays the states out in memory as their parameters are, which files know nothing of.
+
+    Fused optimisers go through all of them entry by entry of memory: between channels_last weights
+    and contiguous moments they would take others' moments for a weight's own.
+    """
+    for parameter, entries in optimizer.state.items():
+        for name, value in entries.items():
+            if isinstance(value, Tensor) and value.ndim and value.shape == parameter.shape:
+                entries[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _restore_counters(agent: Resumable, state: dict[str, Any]) -> None:

@@ -1,10 +1,14 @@
 """The parts of the proof: commands, most wanted first, each with the time that it may take."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +16,12 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 LAST_WORDS = 2000
 """Characters of a command's output that are kept."""
+
+MOST = 0.5
+"""Of the time of all parts, what one may take: what hangs is not to take it from the others."""
+
+GRACE = 20.0
+"""Seconds that a part has to end in good order when its time is over."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +64,9 @@ def throughput(name: str, title: str, jobs: Sequence[str], repeats: int, seconds
     return Part(name, title, (*command, "--jobs", *jobs), seconds)
 
 
-def _tests(*options: str) -> tuple[str, ...]:
-    return ("-m", "pytest", "tests/gpu", "--junitxml", "{folder}/tests.xml", *options)
+def _tests(file: str, *options: str) -> tuple[str, ...]:
+    command = ("-m", "pytest", "-vv", f"tests/gpu/{file}", "--junitxml", "{folder}/tests.xml")
+    return (*command, *options)
 
 
 def _job(model: str, **options: Any) -> str:
@@ -67,8 +78,8 @@ SD15 = LORA | {"num_inference_steps": 50, "num_envs": 16, "batch_size": 16}
 SHORT = LORA | {"num_inference_steps": 10, "num_envs": 8, "samples_per_prompt": 4}
 
 FULL = (
-    Part("tests", "ratio 1, bit-equal resumption, export: tests/gpu", _tests(), 150),
-    throughput("sd15", "SD 1.5's size, LoRA", [_job("sd15", **SD15)], 2, 90),
+    Part("tests", "ratio 1, bit-equal resumption, export", _tests("test_training_at_size.py"), 120),
+    throughput("sd15", "SD 1.5's size, LoRA", [_job("sd15", **SD15)], 2, 120),
     Part(
         "default_job",
         "the default job on the card",
@@ -84,8 +95,20 @@ FULL = (
         ),
         60,
     ),
+    Part(
+        "precisions",
+        "ratio 1 and bit-equal resumption in every precision, LoRA and all weights",
+        _tests("test_every_precision.py", "-k", "cuda and sd15"),
+        90,
+    ),
     throughput("compiled", "the same, compiled", [_job("sd15", **SD15, compile=True)], 2, 150),
     throughput("all_weights", "all weights", [_job("sd15", **(SD15 | {"lora_rank": 0}))], 1, 70),
+    Part(
+        "sizes",
+        "the same at the sizes of SDXL and SD3",
+        _tests("test_every_precision.py", "-k", "cuda and (sdxl or sd3)"),
+        90,
+    ),
     throughput("sdxl", "SDXL's size, LoRA", [_job("sdxl", **SHORT, batch_size=4)], 1, 90),
     throughput("sd3", "SD3's size, LoRA", [_job("sd3", **SHORT, batch_size=4)], 1, 90),
     throughput("embedded", "the embedded model", ["emoji-64"], 3, 30),
@@ -99,7 +122,10 @@ TOY = (
     Part(
         "tests",
         "tests/gpu in small",
-        _tests("-m", "not gpu", "-k", "ratio_is_one and not checkpointing"),
+        _tests(
+            "test_training_at_size.py",
+            *("-m", "not gpu", "-k", "ratio_is_one and not checkpointing"),
+        ),
         60,
     ),
     throughput(
@@ -140,24 +166,40 @@ def run(parts: Sequence[Part], folder: Path, minutes: float) -> Iterator[Outcome
         own.mkdir(parents=True, exist_ok=True)
         command = [argument.replace("{folder}", str(own)) for argument in part.arguments]
         start = time.monotonic()
-        status, output = _complete([sys.executable, *command], left)
+        most = min(left, 60 * minutes * MOST)
+        status, output = _complete([sys.executable, *command], most)
         yield Outcome(part, status, time.monotonic() - start, output)
 
 
 def _complete(command: list[str], seconds: float) -> tuple[int | None, str]:
-    try:
-        done = subprocess.run(
+    """Exit status and last words of a command.
+
+    One whose time is over is told so as by Ctrl-C, so that it writes what it has; what it has
+    started itself does not outlive it.
+    """
+    with tempfile.TemporaryFile() as output:
+        # Background jobs of a shell ignore Ctrl-C, and so would what they start.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        process = subprocess.Popen(
             command,
             cwd=ROOT,
-            timeout=seconds,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=output,
             stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
+            start_new_session=True,
         )
-    except subprocess.TimeoutExpired as expired:
-        output = expired.stdout or b""
-        text = output.decode(errors="replace") if isinstance(output, bytes) else output
-        return None, f"{text[-LAST_WORDS:]}\nstopped: the time was over"
-    return done.returncode, done.stdout[-LAST_WORDS:]
+        signal.signal(signal.SIGINT, before)
+        status = None
+        try:
+            status = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        output.seek(0)
+        words = output.read().decode(errors="replace")[-LAST_WORDS:]
+    return status, words if status is not None else f"{words}\nstopped: its time was over"

@@ -19,13 +19,16 @@ SUMMARY = (
 """What is shown of the default job."""
 
 
-def gather(outcomes: Sequence[Outcome], folder: Path, machine: Results) -> Results:
+def gather(
+    outcomes: Sequence[Outcome], folder: Path, machine: Results, *, toy: bool = False
+) -> Results:
     """All figures.
 
     Args:
         outcomes: Of every part.
         folder: Where they wrote to.
         machine: What they ran on.
+        toy: Whether they are the rehearsal's.
     """
     parts = []
     for outcome in outcomes:
@@ -40,7 +43,7 @@ def gather(outcomes: Sequence[Outcome], folder: Path, machine: Results) -> Resul
                 "figures": _figures(own),
             }
         )
-    return {"machine": machine, "parts": parts}
+    return {"machine": machine, "toy": toy, "parts": parts}
 
 
 def _figures(folder: Path) -> Results:
@@ -76,7 +79,8 @@ def _tests(file: Path) -> list[Results]:
 def page(results: Results) -> str:
     """The page."""
     on = ", ".join(f"{key} {value}" for key, value in results["machine"].items())
-    parts = [f"# What was proved on a GPU\n\n`python -m benchmarks.gpu_proof` on {on}."]
+    title, command, note = REHEARSAL if results["toy"] else PROOF
+    parts = [f"# {title}\n\n`{command}` on {on}.{note}"]
     rows = [[part["title"], _status(part), f"{part['seconds']:.0f}"] for part in results["parts"]]
     parts.append(markdown_table(("part", "outcome", "seconds"), rows))
     jobs = []
@@ -89,7 +93,7 @@ def page(results: Results) -> str:
             header, *lines = figures["memory"]
             parts.append(f"## {part['title']}\n\n{markdown_table(header, lines)}")
         if "run" in figures:
-            run = [[name, f"{figures['run'][name]:.3f}"] for name in SUMMARY]
+            run = [[name, _number(figures["run"].get(name))] for name in SUMMARY]
             parts.append(f"## {part['title']}\n\n{markdown_table(('figure', 'value'), run)}")
         if "throughput" in figures:
             jobs += [(job["title"], job["figures"]) for job in figures["throughput"]["jobs"]]
@@ -99,7 +103,18 @@ def page(results: Results) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+PROOF = ("What was proved on a GPU", "python -m benchmarks.gpu_proof", "")
+REHEARSAL = (
+    "A rehearsal of the proof on a GPU",
+    "python -m benchmarks.gpu_proof --toy",
+    " Small models, few images, one repeat: that the parts run is all that it proves, and its times"
+    " mean nothing.",
+)
 TESTS = ("test", "outcome", "seconds")
+
+
+def _number(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.3f}"
 
 
 def _status(part: Results) -> str:

@@ -49,6 +49,12 @@ def document(results: dict[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def write(results: dict[str, Any], folder: Path) -> None:
+    """Leaves figures and page in a folder."""
+    write_json(folder / f"{NAME}.json", results)
+    (folder / f"{NAME}.md").write_text(document(results), encoding="utf-8")
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Measures, prints, and writes JSON and page."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -73,22 +79,24 @@ def main(arguments: list[str] | None = None) -> None:
     add_destination(parser, "--results", "runs/throughput", RESULTS)
     options = parser.parse_args(arguments)
     console = Console()
+    options.results.mkdir(parents=True, exist_ok=True)
     jobs: list[dict[str, Any]] = []
+    results = {"machine": machine.describe(torch.device(options.device)), "jobs": jobs}
     for text in options.jobs:
         job = job_of(text, options.device)
         figures = measure(job, options.repeats, options.usual)
         jobs.append({"title": job.title, "options": job.options, "figures": figures})
-    results = {"machine": machine.describe(torch.device(options.device)), "jobs": jobs}
+        write(results, options.results)  # the next one may not fit into the time or the memory
+        if len(figures["rounds"]) < options.repeats:
+            break  # somebody wants an end
     if options.growth:
         results["growth"] = growth.measure(options.device)
+        write(results, options.results)
     for title, (header, *rows) in tables(results).items():
         table = Table(*header, title=title)
         for row in rows:
             table.add_row(*row)
         console.print(table)
-    options.results.mkdir(parents=True, exist_ok=True)
-    write_json(options.results / f"{NAME}.json", results)
-    (options.results / f"{NAME}.md").write_text(document(results), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -70,16 +70,13 @@ class Passes:
         Args:
             at_once: Images that are drawn together.
         """
-        images = len(self.embedding.tokens)
-        rows = torch.arange(len(self.latents), device=self.latents.device)
-        for batch in rows.view(-1, images).split(at_once, dim=1):
-            for step in batch:
-                self.output(step)
+        for rows in self._drawn(at_once):
+            self.output(rows)
 
     def train(self) -> None:
         """All forward and backward passes of the updates, each to a scalar."""
-        for rows in self.updates:
-            self._backward(rows.split(self.chunk))
+        for batches in self._trained():
+            self._backward(batches)
 
     def train_by_step(self, at_once: int) -> None:
         """The same as the field's loops have it: some images at one step of theirs at a time.
@@ -90,11 +87,41 @@ class Passes:
         Args:
             at_once: Images that go through the network together.
         """
+        for batches in self._trained_by_step(at_once):
+            self._backward(batches)
+
+    def warm_up(self, at_once: int) -> None:
+        """A pass of every size that the others have: libraries choose kernels, compilers compile.
+
+        Args:
+            at_once: That of `usual_seconds`.
+        """
+        drawn = (*self._drawn(self.drawn), *self._drawn(at_once))
+        with torch.no_grad():
+            for rows in {len(rows): rows for rows in drawn}.values():
+                self.output(rows)
+        updates = (*self._trained(), *self._trained_by_step(at_once))
+        self._backward(list({len(rows): rows for each in updates for rows in each}.values()))
+
+    def _drawn(self, at_once: int) -> list[Tensor]:
+        """The rows of every pass of a rollout."""
+        images = len(self.embedding.tokens)
+        rows = torch.arange(len(self.latents), device=self.latents.device)
+        return [step for batch in rows.view(-1, images).split(at_once, dim=1) for step in batch]
+
+    def _trained(self) -> list[Sequence[Tensor]]:
+        """The rows of every pass of the updates, by update."""
+        return [rows.split(self.chunk) for rows in self.updates if len(rows)]
+
+    def _trained_by_step(self, at_once: int) -> list[Sequence[Tensor]]:
+        """The same as `train_by_step` has them."""
         count, images = len(self.updates), len(self.embedding.tokens)
         steps = torch.cat(self.updates).div(images, rounding_mode="floor").unique()
-        for update in torch.tensor_split(torch.arange(images, device=steps.device), count):
-            batches = update.split(at_once)
-            self._backward([step * images + batch for batch in batches for step in steps])
+        updates = torch.tensor_split(torch.arange(images, device=steps.device), count)
+        return [
+            [step * images + batch for batch in update.split(at_once) for step in steps]
+            for update in updates
+        ]
 
     def _backward(self, batches: Sequence[Tensor]) -> None:
         """One update's passes, batch by batch."""
@@ -117,11 +144,23 @@ class Passes:
         )
 
     def flops(self) -> tuple[int, int]:
-        """Floating point operations of drawing and of training."""
+        """Floating point operations of drawing and of training.
+
+        Every row takes as many: they are counted on one pass of each kind.
+        """
+        rows = self._trained()[0][0]
         counts = []
-        passes: tuple[Callable[[], None], ...] = (lambda: self.draw(self.drawn), self.train)
+        passes: tuple[Callable[[], object], ...] = (
+            torch.no_grad()(lambda: self.output(rows)),
+            lambda: self._backward([rows]),
+        )
         for work in passes:
-            with FlopCounterMode(display=False) as counter:
+            # What a compiler has fused cannot be seen.
+            with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as count:
                 work()
-            counts.append(counter.get_total_flops())
-        return counts[0], counts[1]
+            counts.append(count.get_total_flops())
+        totals = (len(self.latents), sum(map(len, self.updates)))
+        drawing, training = (
+            n * total // len(rows) for n, total in zip(counts, totals, strict=True)
+        )
+        return drawing, training

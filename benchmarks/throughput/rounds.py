@@ -26,7 +26,7 @@ def measure(job: Job, repeats: int, usual: int) -> Figures:
 
     Args:
         job: What is trained.
-        repeats: How many rounds.
+        repeats: How many rounds; Ctrl-C ends them after those that are complete.
         usual: Images at a time in the bare network's passes as the field's loops have them.
 
     Returns:
@@ -45,20 +45,26 @@ def measure(job: Job, repeats: int, usual: int) -> Figures:
 
         # 1. What is slow the first time: libraries choose kernels, compilers compile.
         agent.learn(images)
-        passes = Passes.of(agent)
-        passes.seconds()
+        Passes.of(agent).warm_up(usual)
 
         # 2. Rounds and bare passes in turn, so that a machine that drifts favours neither.
         machine.reset_peak_memory(device)
-        rounds = []
-        for _ in range(repeats):
-            clock.seconds.clear()
-            evaluations = agent.policy.denoiser_evaluations
-            whole = machine.timed(lambda: agent.learn(images, reset_num_timesteps=False), device)
-            evaluations = agent.policy.denoiser_evaluations - evaluations
-            passes = Passes.of(agent)
-            bare, loops = passes.seconds(), passes.usual_seconds(usual)
-            rounds.append(_parts(whole, capture.row, clock.seconds, bare, loops))
+        rounds: list[Seconds] = []
+        evaluations = 0
+        try:
+            while len(rounds) < repeats:
+                clock.seconds.clear()
+                before = agent.policy.denoiser_evaluations
+                whole = machine.timed(
+                    lambda: agent.learn(images, reset_num_timesteps=False), device
+                )
+                evaluations = agent.policy.denoiser_evaluations - before
+                passes = Passes.of(agent)
+                bare, loops = passes.seconds(), passes.usual_seconds(usual)
+                rounds.append(_parts(whole, capture.row, clock.seconds, bare, loops))
+        except KeyboardInterrupt:
+            if not rounds:
+                raise
         peak_memory = machine.peak_memory(device)
 
         # 3. How much arithmetic that is.

@@ -75,9 +75,16 @@ def nft(env: Any) -> ImageAlgorithm:
     return make_nft(env, samples_per_prompt=8, batch_size=3, decay_rate=0.2, **ADAM)
 
 
+def adapters(**policy: Any) -> dict[str, Any]:
+    return ADAM | {"policy_kwargs": {"lora_rank": 2, **policy, **ADAM["policy_kwargs"]}}
+
+
+def nft_adapters(env: Any) -> ImageAlgorithm:
+    return make_nft(env, samples_per_prompt=8, batch_size=3, reference_coef=0.1, **adapters())
+
+
 def negative(env: Any) -> ImageAlgorithm:
-    kwargs = {"guidance": 2.0, **ADAM["policy_kwargs"]}
-    return make_agent(env, samples_per_prompt=4, **(ADAM | {"policy_kwargs": kwargs}))
+    return make_agent(env, samples_per_prompt=4, kl_coef=0.1, **adapters(guidance=2.0))
 
 
 KINDS: Mapping[str, Callable[[Any], ImageAlgorithm]] = {
@@ -86,6 +93,7 @@ KINDS: Mapping[str, Callable[[Any], ImageAlgorithm]] = {
     "branches": branches,
     "decoupled": decoupled,
     "nft": nft,
+    "nft_adapters": nft_adapters,
     "negative": negative,
 }
 NEGATIVES = [{"prompt": "a cat", "negative_prompt": "a dog"}, "a dog", "a fox"]
@@ -113,6 +121,7 @@ def small_env(kind: str, processes: Processes) -> Any:
     """This process's part of an environment of `IMAGES` rows, with a smooth reward."""
     kinds: dict[str, dict[str, Any]] = {
         "nft": {"eta": 0.0},
+        "nft_adapters": {"eta": 0.0},
         "negative": {"prompts": NEGATIVES},
         "decoupled": {"reward": {"house_style": 1.0, "clip_score": 0.5}},
     }

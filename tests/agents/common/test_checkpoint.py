@@ -41,6 +41,7 @@ from diffusion_gym.errors import DiffusionGymError, InvalidInputError
 
 KINDS: list[dict[str, Any]] = [
     {},
+    {"policy_kwargs": {"optimizer": "adamw_fused"}},
     {"policy_kwargs": {"lora_rank": 2}, "advantage": "prompt"},
     {
         "policy_kwargs": {
@@ -54,7 +55,7 @@ KINDS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=["full", "lora", "fused"])
+@pytest.mark.parametrize("kind", KINDS, ids=["full", "full-fused", "lora", "fused"])
 def test_a_resumed_run_equals_the_uninterrupted_one(kind: dict[str, Any], tmp_path: Path) -> None:
     whole = make_agent(**kind).learn(12)
     first = make_agent(**kind).learn(4)

@@ -130,14 +130,15 @@ def test_two_processes_learn_what_one_does(kind: str, outcomes: Path) -> None:
     one = trained(kind, Processes())
     two: dict[str, Any] = torch.load(outcomes / f"{kind}.pt", weights_only=False)
     assert torch.equal(one["before"], two["before"])
-    # Batches of 4 and of 8 round differently: 2e-5 to 8e-5 of what the weights have moved.
+    # Batches of 4 and of 8 round differently: 2e-6 to 8e-5 of what the weights have moved.
     moved, apart = one["after"] - one["before"], two["after"] - one["after"]
     assert moved.norm() > 1e-3
     assert apart.norm() < 1e-3 * moved.norm()
     assert two["counters"] == one["counters"]
     assert two["counters"]["reward_queries"] >= 16
 
-    rounding = {"train/approx_kl", "train/loss", "train/initial_ratio_deviation"}
+    small = ("approx_kl", "loss", "initial_ratio_deviation", "ratio_deviation")
+    rounding = {f"train/{name}" for name in small}
     for name, value in one["logged"].items():
         if not name.startswith("time/"):
             tolerance = {"abs": 1e-5} if name in rounding else {"rel": 1e-3}

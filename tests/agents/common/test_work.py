@@ -11,15 +11,22 @@ from small_agents import STEPS, make_agent, make_env, weights
 from small_nft import make_nft
 
 from agents.common.image_algorithm import ImageAlgorithm
+from agents.evaluation import ImageMetrics, evaluate
 from agents.nft import DiffusionNFT
+from agents.runs.builders import make_image_metrics
+from agents.runs.pictures import HeldOutPictures
+from agents.runs.settings import TrainSettings
 from diffusion_gym.wrappers import B2DiffuRLReward, NoiseAwareReward, SparseReward
 
 IMAGES = 4
 
 
 @contextmanager
-def counted(agent: ImageAlgorithm) -> Iterator[Counter[str]]:
-    """Rows that go through the agent's denoisers, decoders and text encoders."""
+def counted(agent: ImageAlgorithm, env: Any = None) -> Iterator[Counter[str]]:
+    """Rows that go through the agent's denoisers, and an environment's decoder and text encoders.
+
+    The environment is the agent's own unless another is named.
+    """
     counts: Counter[str] = Counter()
 
     def count(part: str) -> Any:
@@ -29,19 +36,20 @@ def counted(agent: ImageAlgorithm) -> Iterator[Counter[str]]:
 
         return hook
 
-    model = agent.base_env.model
+    model = agent.base_env.model if env is None else env.unwrapped.model
     new_denoiser = agent.policy.model.new_denoiser
 
     def loaded(*arguments: Any) -> Any:
         counts["denoisers loaded"] += 1
         denoiser = new_denoiser(*arguments)
-        denoiser.register_forward_hook(count("base"))
+        handles.append(denoiser.register_forward_hook(count("base")))
         return denoiser
 
     networks = {agent.policy.denoiser}
     if isinstance(agent, DiffusionNFT):
         networks.add(agent.old._denoiser)  # the same with LoRA
     handles = [network.register_forward_hook(count("denoiser")) for network in networks]
+    handles += [known.register_forward_hook(count("base")) for known in agent.policy._reference]
     decode, encode = model.decode, model.encode
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(agent.policy.model, "new_denoiser", loaded)
@@ -127,6 +135,67 @@ def test_a_single_update_needs_no_old_log_probabilities(drift: float) -> None:
     assert torch.equal(weights(agent), weights(expected))
 
 
+def test_adapters_need_no_second_denoiser_for_the_divergence() -> None:
+    agent = ppo(policy={"lora_rank": 2}, kl_coef=0.1)
+    with counted(agent) as counts:
+        agent.learn(IMAGES)
+    assert counts["denoisers loaded"] == 0
+    assert counts["denoiser"] == (1 + 2) * IMAGES * STEPS  # drawn; trained, and compared
+    assert agent.policy.denoiser_evaluations == counts["denoiser"]
+
+
+@pytest.mark.parametrize("lora_rank", [0, 2])
+def test_an_evaluation_draws_each_image_once(lora_rank: int) -> None:
+    """And compares one of each prompt with the base model's, if that is asked for."""
+    agent = ppo(policy={"lora_rank": lora_rank})
+    env = make_env(IMAGES, prompts=["a red ball", "a cat"])
+    metrics = make_image_metrics(env, ["clip_score", "scene_alignment"])
+
+    def evaluated(image_metrics: ImageMetrics | None) -> Counter[str]:
+        with counted(agent, env) as counts:
+            evaluate(
+                *(agent.policy, env),
+                **{"samples": 2, "prompts": 2, "seed": 0, "image_metrics": image_metrics},
+            )
+        assert agent.policy.denoiser_evaluations == 0  # it is none of the training's
+        return counts
+
+    reward_alone, first, second = (evaluated(each) for each in (None, metrics, metrics))
+    assert reward_alone["encoded"] == 2
+    assert first["encoded"] == second["encoded"] == 0
+    for counts in (reward_alone, first, second):
+        assert counts["decoded"] == IMAGES
+    assert reward_alone["denoiser"] == IMAGES * STEPS
+    assert reward_alone["base"] == reward_alone["denoisers loaded"] == 0
+    for counts in (first, second):
+        assert counts["denoiser"] + counts["base"] == (IMAGES + IMAGES // 2) * STEPS
+        assert (counts["base"] > 0) == (lora_rank == 0)
+    assert first["denoisers loaded"] == (lora_rank == 0)
+    assert second["denoisers loaded"] == 0
+
+
+def test_pictures_of_rounds_draw_those_that_are_shown() -> None:
+    settings = TrainSettings.of(
+        num_inference_steps=STEPS, num_envs=IMAGES, picture_prompts=3, eval_prompts=5
+    )
+    agent = ppo()
+    pictures = HeldOutPictures(settings, "emoji-objects:held_out")
+    with counted(agent, pictures._env) as counts:
+        pictures.draw(agent.policy)
+    assert counts["denoiser"] == 3 * STEPS
+    assert counts["decoded"] == 3
+    assert counts["base"] == counts["denoisers loaded"] == 0
+
+
+def test_what_watches_uses_the_rewards_networks() -> None:
+    env = make_env(IMAGES, reward="clip_score")
+    metrics = make_image_metrics(env, ["house_style", "scene_alignment"])
+    clip: Any = metrics.embed_images
+    assert clip.__self__ is env.unwrapped.reward_function._model
+    house_style, scene_alignment = metrics.rewards
+    assert house_style._verifier is scene_alignment._verifier
+
+
 def test_branches_share_their_prefix() -> None:
     env = B2DiffuRLReward(make_env(IMAGES), branches=2, schedule=(1, 9))
     agent = make_agent(env, policy_kwargs={"lora_rank": 0})
@@ -146,4 +215,14 @@ def test_the_forward_process_trains_its_noise_levels(lora_rank: int) -> None:
     assert counts["denoiser"] == IMAGES * STEPS + 2 * pairs  # drawn; old weights and trained ones
     assert counts["decoded"] == IMAGES
     assert counts["base"] == 0
+    assert agent.policy.denoiser_evaluations == counts["denoiser"]
+
+
+def test_the_base_model_of_the_forward_process_is_evaluated_where_it_counts() -> None:
+    agent = make_nft(policy_kwargs={"lora_rank": 2}, reference_coef=1e-2)
+    with counted(agent) as counts:
+        agent.learn(IMAGES)
+    pairs = IMAGES * 2
+    assert counts["denoiser"] == IMAGES * STEPS + 3 * pairs
+    assert counts["denoisers loaded"] == counts["base"] == 0
     assert agent.policy.denoiser_evaluations == counts["denoiser"]

@@ -3,7 +3,8 @@
 from typing import Any
 
 import pytest
-from small_agents import make_agent, make_env
+import torch
+from small_agents import STEPS, make_agent, make_env
 from stable_baselines3.common.callbacks import BaseCallback
 
 from diffusion_gym.wrappers import B2DiffuRLReward
@@ -50,3 +51,17 @@ def test_a_round_encodes_no_prompts_but_those_that_it_trains_on(
         assert set(encoded) <= trained
         assert len(encoded) <= len(trained) <= 4
     assert any(encoded for encoded, _ in callback.rounds)
+
+
+@pytest.mark.parametrize("num_envs", [2, 4])
+def test_trajectories_take_what_their_shapes_say(num_envs: int) -> None:
+    """Each latent is kept once, and no larger tensor behind what is kept."""
+    agent = make_agent(make_env(num_envs), batches_per_round=2)
+    agent.learn(2 * num_envs)
+    kept = vars(agent.rollout_buffer.trajectories).values()
+    tensors = [each for each in kept if isinstance(each, torch.Tensor)]
+    storages = {each.untyped_storage().data_ptr(): each.untyped_storage() for each in tensors}
+    latents = (STEPS + 1) * 16 * 8 * 8
+    of_steps, of_episode = 3 * 4 + 1, 8 + 4 + 1 + 4
+    each = 4 * latents + STEPS * of_steps + of_episode
+    assert sum(storage.nbytes() for storage in storages.values()) == 2 * num_envs * each

@@ -1,4 +1,4 @@
-"""Long runs: what a hundred rounds leave behind."""
+"""Long runs: what two hundred rounds leave behind."""
 
 import gc
 import resource
@@ -13,13 +13,13 @@ from agents.runs import training
 from agents.runs.settings import TrainSettings
 from agents.runs.training import Training
 
-ROUNDS = 100
-EVERY = 5
+ROUNDS = 200
+EVERY = 10
 PAGE = resource.getpagesize()
 
 
 class Census(BaseCallback):
-    """Counts memory, tensors and open files between rounds, every fifth time."""
+    """Counts memory, tensors and open files between rounds, every tenth time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,16 +41,23 @@ class Census(BaseCallback):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's /proc")
-def test_memory_stays_flat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_stays_flat(
+    sd1_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With what the command line does between rounds: logs, checkpoints and evaluations."""
     settings = TrainSettings.of(
+        model=str(sd1_folder),  # the smallest that there is: what is kept is what it would be
         images=2 * ROUNDS,
         num_envs=2,
         samples_per_prompt=2,
         num_inference_steps=2,
+        batches_per_round=1,
+        updates_per_round=1,
+        guidance=1.0,
         lora_rank=2,
         checkpoint_every=20,
         eval_every=50,
+        picture_every=10,
         eval_prompts=1,
         eval_samples=2,
         reward="jpeg_compressibility",

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,9 +28,9 @@ QUICK = (
 ).split()
 
 
-@pytest.fixture
-def stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
-    """A run that was asked to stop after its first round."""
+@pytest.fixture(scope="module")
+def once_stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that was asked to stop after its first round."""
     rounds = []
 
     def ask(callback: StopOnSignal) -> None:
@@ -38,10 +39,17 @@ def stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
         original(callback)
 
     original = StopOnSignal._on_rollout_start
-    with monkeypatch.context() as patch:
+    folder = tmp_path_factory.mktemp("stopped") / "run"
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(StopOnSignal, "_on_rollout_start", ask)
-        assert train.main([*QUICK, "--output", str(tmp_path / "run")]) == 130
-    return RunFolder(tmp_path / "run")
+        assert train.main([*QUICK, "--output", str(folder)]) == 130
+    return folder
+
+
+@pytest.fixture
+def stopped(once_stopped: Path, tmp_path: Path) -> RunFolder:
+    """A copy of it, to go on with."""
+    return RunFolder(Path(shutil.copytree(once_stopped, tmp_path / "run")))
 
 
 def test_what_was_recorded_at_each_start_is_kept(stopped: RunFolder) -> None:
@@ -179,7 +187,8 @@ def test_held_out_is_said_only_of_what_is(
 ) -> None:
     for prompts, where in (("emoji-objects", "held-out"), ("emoji-objects:held_out", "training")):
         output = tmp_path / prompts
-        assert train.main([*QUICK, "--prompts", prompts, "--output", str(output)]) == 0
+        arguments = [*QUICK, "--images", "4", "--prompts", prompts, "--output", str(output)]
+        assert train.main(arguments) == 0
         assert f"2 {where} prompts" in capsys.readouterr().out
 
 

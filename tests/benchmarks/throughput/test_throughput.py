@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.benchmark import Timer
 
-from benchmarks.throughput import growth, report
+from benchmarks.throughput import growth, machine, report
 from benchmarks.throughput.__main__ import job_of, main
 from benchmarks.throughput.bare import Passes
 from benchmarks.throughput.jobs import Job
@@ -78,7 +78,8 @@ def test_the_usual_loop_takes_the_same_pairs() -> None:
         handle.remove()
 
 
-def test_figures() -> None:
+def test_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "SECONDS", 0.05)
     figures = measure(JOBS[0], repeats=2, usual=2)
     assert figures["images"] == 8
     assert figures["steps"] == 3
@@ -94,6 +95,46 @@ def test_figures() -> None:
     assert header == ["", "embedded"]
     shares = [line[1] for line in lines if line[0].startswith("part of a round")]
     assert sum(float(share.rstrip("%")) for share in shares) == pytest.approx(100, abs=15)
+
+
+def test_every_size_is_warmed_up() -> None:
+    """A compiler is not to be at it while the others are timed."""
+    with JOBS[0].built() as (_, agent):
+        agent.learn(8)
+        passes, seen = Passes.of(agent), set[tuple[int, bool]]()
+
+        def hook(module: object, arguments: tuple[torch.Tensor, ...], output: object) -> None:
+            seen.add((len(arguments[0]), torch.is_grad_enabled()))
+
+        handle = agent.policy.denoiser.register_forward_hook(hook)
+        passes.warm_up(3)
+        warm = set(seen)
+        seen.clear()
+        passes.seconds()
+        passes.usual_seconds(3)
+        handle.remove()
+    assert seen == warm
+
+
+def test_ctrl_c_ends_the_rounds_and_loses_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "SECONDS", 0.05)
+    asked: list[int] = []
+    usual_seconds = Passes.usual_seconds
+
+    def interrupted(passes: Passes, at_once: int) -> tuple[float, float]:
+        asked.append(1)
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return usual_seconds(passes, at_once)
+
+    monkeypatch.setattr(Passes, "usual_seconds", interrupted)
+    job = Job("small", options=QUICK)
+    figures = measure(job, repeats=9, usual=2)
+    assert len(figures["rounds"]) == 1
+    assert report.table([("small", figures)])
+    asked[:] = [1]
+    with pytest.raises(KeyboardInterrupt):
+        measure(job, repeats=9, usual=2)
 
 
 def test_the_peak_is_no_less_than_a_product() -> None:
@@ -117,6 +158,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"ENVS": (1, 2), "STEPS": (3,), "PROMPTS": (2,), "SECONDS": 0.01}.items():
         monkeypatch.setattr(growth, name, value)
     monkeypatch.setattr(growth.measure, "__defaults__", ("cpu", (1, 2)))
+    monkeypatch.setattr(machine, "SECONDS", 0.05)
     quick = f"small:{json.dumps(QUICK)}"
     main(["--jobs", quick, "--repeats", "1", "--growth", "--results", str(tmp_path)])
     results = json.loads((tmp_path / "throughput.json").read_text())
