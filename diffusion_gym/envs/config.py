@@ -34,8 +34,8 @@ class EnvConfig(Checked):
     '{"vae_dtype": "float32", "vae_slicing": true}'."""
 
     prompts: str | Sequence[str | Mapping[str, str]] | None = None
-    """Built-in prompt set, a .txt, .json, .jsonl, .tsv or .csv file, or a list of texts, or of
-    {"prompt": …, "negative_prompt": …}."""
+    """Built-in prompt set, a .txt, .json, .jsonl, .tsv or .csv file, a folder of .txt files, or a
+    list of texts, or of {"prompt": …, "negative_prompt": …}."""
 
     reward: str | Mapping[str, Any] | None = None
     """Registered reward, or weights by name, whose weighted sum is the reward, or
