@@ -135,7 +135,7 @@ def reference_policy(
             as it is.
         guidance: Classifier-free guidance scale; 1 is one denoiser pass without guidance.
         generator: Source of the policy's noise; None: a stream for each row, spawned by the row's
-            generator in the environment. Then `reset(seed=…)` repeats the noise of the actions as
+            generator in the environment. Then ``reset(seed=…)`` repeats the noise of the actions as
             well, and a row's episodes do not depend on the batch that it sits in.
 
     Returns:

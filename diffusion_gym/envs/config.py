@@ -39,13 +39,13 @@ class EnvConfig(Checked):
 
     reward: str | Mapping[str, Any] | None = None
     """Registered reward, or weights by name, whose weighted sum is the reward, or
-    '{"remote": "http://HOST:PORT"}'."""
+    '{"remote": "http://HOST:PORT"}'; by default the model's own."""
 
     reward_options: Mapping[str, Any] | None = None
     """Options of rewards by their names, such as '{"aesthetic": {"clip": "path/to/clip"}}'."""
 
     num_inference_steps: int | None = None
-    """Denoising steps T."""
+    """Denoising steps T; by default the model's own."""
 
     sampler: str | None = None
     """Family of transitions: ddim, or flow_sde or flow_cps for flow-matching models."""

@@ -181,6 +181,7 @@ def test_every_setting_is_explained_by_help(capsys: pytest.CaptureFixture[str]) 
         assert f"--{name.replace('_', '-')} " in text or f"--{name.replace('_', '-')}," in text
     for part in TrainSettings.parts().values():
         assert set(cli.explanations(part)) == set(typing.get_type_hints(part))
+    assert not re.findall(r"\bSTR\b|\{None", text)  # of one kind with the other options
 
 
 def test_help_shows_the_defaults_of_what_is_chosen(capsys: pytest.CaptureFixture[str]) -> None:
