@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 import typing
