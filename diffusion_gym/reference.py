@@ -1,7 +1,8 @@
 """The untrained model as a policy."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -9,6 +10,18 @@ from diffusion_gym.checks import NotNegative, checked
 from diffusion_gym.errors import InvalidInputError, shown
 from diffusion_gym.models import DiffusionModel, PromptEmbedding, guided_prediction
 from diffusion_gym.schedules import DenoisingStep, Schedule
+
+
+class _Stream(NamedTuple):
+    """Random numbers beside those of a row's generator, which goes on as if there were none.
+
+    Attributes:
+        source: The row's generator in the environment.
+        own: The one that it has spawned.
+    """
+
+    source: np.random.Generator
+    own: np.random.Generator
 
 
 class ReferencePolicy:
@@ -29,6 +42,7 @@ class ReferencePolicy:
             self.guidance, negative_prompts=bool(base.prompts.negative_prompts)
         )
         self._generator = generator
+        self._streams: dict[int, _Stream] = {}
         self._base = base
         self.model: DiffusionModel = base.model
         self.schedule: Schedule = base.schedule
@@ -59,7 +73,8 @@ class ReferencePolicy:
         first = self.schedule.timesteps[0].to(batch["timestep"])
         batch["timestep"] = batch["timestep"].where(~ended[:, None].to(first.device), first)
         step = self.transition(batch)
-        action = self.schedule.sample(step, generator=self._generator)
+        noise = self._noise() if self._generator is None else None
+        action = self.schedule.sample(step, generator=self._generator, noise=noise)
         self._base.report(step.predicted_clean[0] if single else step.predicted_clean)
         if single:
             action = action[0]
@@ -81,6 +96,17 @@ class ReferencePolicy:
             guidance=self.guidance,
         )
         return self.schedule.transition(output, observation["latent"], index)
+
+    def _noise(self) -> Tensor:
+        """Standard normal noise from every row's own stream, ``[B, C, h, w]``."""
+        generators = self._base.np_random
+        rows = [generators] if isinstance(generators, np.random.Generator) else generators
+        for row, source in enumerate(rows):
+            if row not in self._streams or self._streams[row].source is not source:  # seeded anew
+                self._streams[row] = _Stream(source, source.spawn(1)[0])
+        shape = self.model.latent_shape
+        drawn = [self._streams[row].own.standard_normal(shape, np.float32) for row in self._streams]
+        return torch.from_numpy(np.stack(drawn))
 
     def _batched(self, value: Any, single: bool) -> Tensor:
         tensor = torch.as_tensor(value, device=self.schedule.device)
@@ -108,7 +134,9 @@ def reference_policy(
         env: A single or vector environment, wrapped or not; wrappers must leave the observation
             as it is.
         guidance: Classifier-free guidance scale; 1 is one denoiser pass without guidance.
-        generator: Source of the policy's noise; None is torch's own.
+        generator: Source of the policy's noise; None: a stream for each row, spawned by the row's
+            generator in the environment. Then ``reset(seed=…)`` repeats the noise of the actions as
+            well, and a row's episodes do not depend on the batch that it sits in.
 
     Returns:
         A function from observations to (action, step).

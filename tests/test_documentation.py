@@ -73,6 +73,7 @@ QUICK = {
         "--num-inference-steps 3 --eval-prompts 1"
     ),
     "examples/denoising_film.py": "--columns 2",
+    "examples/many_gpus.py": "--images 8 --num-envs 8",
 }
 
 #: Constants that stand in the way of a quick command and have no option.
@@ -90,7 +91,7 @@ SMALLER: dict[str, dict[str, Any]] = {
 #: Commands that only set the stage, or take hours (tests/benchmarks/leaderboard has them in small).
 NOT_RUN = (
     r"python -m benchmarks\.leaderboard (run|run --(tasks|methods) .*|reproduce .*|check .*)",
-    r"git clone <[^>]+> [\w-]+",
+    r'git clone "\$REPOSITORY" [\w-]+',
     r"pre-commit install",
     r"cd [\w-]+",
     r"python3? -m venv \S+",
@@ -229,15 +230,22 @@ def run_example(command: str) -> None:
 
 
 def run_launched(command: str) -> None:
-    """``torchrun … -m module options``, or accelerate's, with two processes, as it stands else."""
-    launcher, module, options = command.partition(" -m agents.train")
+    """``torchrun … program options``, or accelerate's, with two processes, as it stands else."""
+    launcher, program, options = re.split(r" (-m agents\.train|examples/\S+)", command)
     launcher = re.sub(r"(--nproc-per-node|--num_processes) \d+", r"\1 2", launcher)
-    words = [*shlex.split(launcher + module + options), *QUICK["agents.train"].split()]
+    name = program.removeprefix("-m ")
+    program = program if name != program else str(ROOT / program)
+    words = shlex.split(f"{launcher} {program}{options} {QUICK[name]}")
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     folder = Path(sys.executable).parent
     done = subprocess.run(
-        [folder / words[0], *words[1:], "--device", "cpu"],
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        [folder / words[0], *words[1:]],
+        env={
+            **os.environ,
+            "PYTHONPATH": path,
+            "OMP_NUM_THREADS": "1",
+            "CUDA_VISIBLE_DEVICES": "",  # two processes on one GPU are refused
+        },
         capture_output=True,
         text=True,
         check=False,
@@ -400,6 +408,13 @@ def test_nothing_is_left_to_fill_in(page: Path) -> None:
 def test_tables_name_what_there_is(page: str, table: Iterable[str]) -> None:
     text = (ROOT / page).read_text()
     assert not [name for name in table if f"`{name}`" not in text]
+
+
+def test_papers_that_pages_name_are_to_be_cited() -> None:
+    abstract = r"arxiv\.org/abs/(\d{4}\.\d{5})"
+    named = {paper for page in PAGES for paper in re.findall(abstract, page.read_text())}
+    assert len(named) > 8
+    assert named <= set(re.findall(abstract, (ROOT / "CITATION.cff").read_text()))
 
 
 def test_pre_commit_runs_what_ci_runs() -> None:

@@ -55,11 +55,27 @@ def parse(
             options,
             args=None if arguments is None else list(arguments),
             prog=command,
-            description=description,
+            description=None if description is None else _wrapped(description),
             config=(tyro.conf.OmitArgPrefixes,),
             **given,
         )
     return parsed
+
+
+def _wrapped(text: str) -> str:
+    """Paragraphs with lines as long as the terminal's, which would else break words.
+
+    Lines begin with a space: tyro joins those that begin with a letter.
+    """
+    wrapper = textwrap.TextWrapper(
+        width=Console().width,
+        initial_indent=" ",
+        subsequent_indent=" ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    paragraphs = inspect.cleandoc(text).replace("``", "").split("\n\n")
+    return "\n\n".join(map(wrapper.fill, paragraphs))
 
 
 def parse_known(options: type[Options], arguments: Sequence[str]) -> tuple[Options, list[str]]:

@@ -2,16 +2,18 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from stable_baselines3.common.logger import KVWriter
 
 BARS = "▁▂▃▄▅▆▇█"
 TREND_LENGTH = 40
+UNKNOWN_TIME = "-:--:--"
 
 SHOWN: Mapping[str, tuple[str, str]] = {
     "train/clip_fraction": ("clipped", "{:.0%} of steps"),
@@ -43,14 +45,17 @@ class LiveView(KVWriter):
             TextColumn("[bold]training"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("images, left:"),
-            TimeRemainingColumn(),
+            TextColumn("images, left: [cyan]{task.fields[left]}"),
             console=console,
         )
-        self.task = self.progress.add_task("training", total=images, completed=done)
+        self.done = done
+        self.task = self.progress.add_task(
+            "training", start=False, total=images, completed=done, left=UNKNOWN_TIME
+        )
         self.live = Live(self.progress, console=console, refresh_per_second=4)
 
     def __enter__(self) -> "LiveView":
+        self.progress.start_task(self.task)
         if self.console.is_terminal:
             self.live.start()
         return self
@@ -64,7 +69,7 @@ class LiveView(KVWriter):
         """Shows a round."""
         del key_excluded
         self.rewards.append(key_values["rollout/reward_mean"])
-        self.progress.update(self.task, completed=step)
+        self.progress.update(self.task, completed=step, left=self._time_left(step))
         if self.console.is_terminal:
             self.live.update(Group(self.progress, self._table(key_values)), refresh=True)
         else:
@@ -74,6 +79,14 @@ class LiveView(KVWriter):
                 f"{key_values['time/images_per_second']:.1f} images/s",
                 highlight=False,
             )
+
+    def _time_left(self, images: int) -> str:
+        """As long for each image as until now: rich's own looks back 30 s, a round takes longer."""
+        task = self.progress.tasks[0]
+        drawn = images - self.done
+        if not drawn or task.elapsed is None or task.total is None:
+            return UNKNOWN_TIME
+        return str(timedelta(seconds=round((task.total - images) * task.elapsed / drawn)))
 
     def _table(self, values: dict[str, Any]) -> Table:
         table = Table.grid(padding=(0, 2))

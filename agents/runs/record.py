@@ -18,7 +18,7 @@ from agents.runs.settings import TrainSettings
 from diffusion_gym.envs import DiffusionT2IVectorEnv
 from diffusion_gym.errors import InvalidInputError, one_line, shown
 from diffusion_gym.rewards.base import wants_metadata
-from diffusion_gym.rewards.registry import REMOTE, by_name
+from diffusion_gym.rewards.registry import by_name, is_remote
 
 PACKAGES = (
     *("diffusion-gym", "torch", "diffusers", "transformers", "peft", "gymnasium"),
@@ -101,11 +101,13 @@ def check_same(recorded: dict[str, Any], now: dict[str, Any]) -> None:
 def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings without where a reward's servers are, and how patiently they are asked."""
     reward, options = by_name(settings["reward"], settings["reward_options"] or {})
-    if REMOTE in options:
-        own = options[REMOTE].items()
-        kept = {name: value for name, value in own if name not in MOVABLE_OPTIONS}
-        options = {**options, REMOTE: kept}
-    return {**settings, "reward": reward, "reward_options": options}
+    kept = {
+        name: {option: own[option] for option in own if option not in MOVABLE_OPTIONS}
+        if is_remote(name)
+        else own
+        for name, own in options.items()
+    }
+    return {**settings, "reward": reward, "reward_options": kept}
 
 
 def changed_code(recorded: dict[str, Any], now: Mapping[str, Origin]) -> list[str]:

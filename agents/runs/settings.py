@@ -44,7 +44,9 @@ class RunConfig(Checked):
     seed: Seed = 0
     """Seed of everything random."""
 
-    from_run: Annotated[str | None, tyro.conf.arg(name="from", aliases=("--from-run",))] = None
+    from_run: Annotated[
+        str | None, tyro.conf.arg(name="from", aliases=("--from-run",), metavar="TEXT")
+    ] = None
     """Run folder, checkpoint or exported folder whose trained weights this run begins with; the
     model's own stay the base of KL divergences and of before and after."""
 
@@ -60,7 +62,9 @@ class RunConfig(Checked):
     keep_checkpoints: Count = 2
     """Checkpoints to keep."""
 
-    callback: tyro.conf.UseAppendAction[Sequence[str]] = ()
+    callback: Annotated[
+        tyro.conf.UseAppendAction[Sequence[str]], tyro.conf.arg(metavar="TEXT")
+    ] = ()
     """Stable-Baselines3 callback of yours, as module:Class or path/file.py:Class, built without
     arguments; may be given repeatedly."""
 

@@ -34,18 +34,18 @@ class EnvConfig(Checked):
     '{"vae_dtype": "float32", "vae_slicing": true}'."""
 
     prompts: str | Sequence[str | Mapping[str, str]] | None = None
-    """Built-in prompt set, a .txt, .json, .jsonl, .tsv or .csv file, or a list of texts, or of
-    {"prompt": …, "negative_prompt": …}."""
+    """Built-in prompt set, a .txt, .json, .jsonl, .tsv or .csv file, a folder of .txt files, or a
+    list of texts, or of {"prompt": …, "negative_prompt": …}."""
 
     reward: str | Mapping[str, Any] | None = None
     """Registered reward, or weights by name, whose weighted sum is the reward, or
-    '{"remote": "http://HOST:PORT"}'."""
+    '{"remote": "http://HOST:PORT"}'; by default the model's own."""
 
     reward_options: Mapping[str, Any] | None = None
     """Options of rewards by their names, such as '{"aesthetic": {"clip": "path/to/clip"}}'."""
 
     num_inference_steps: int | None = None
-    """Denoising steps T."""
+    """Denoising steps T; by default the model's own."""
 
     sampler: str | None = None
     """Family of transitions: ddim, or flow_sde or flow_cps for flow-matching models."""

@@ -206,7 +206,7 @@ def make_remote(
 
     Args:
         device: Without meaning: the servers have their own.
-        url: A server, such as ``"http://10.0.0.5:8000"``, or several that share the work.
+        url: A server, such as ``"http://10.0.0.5:8765"``, or several that share the work.
         timeout: Seconds for one request.
         retries: How often in a row a server may fail, less one, before others take its part.
         backoff: Seconds before the first further attempt; each pause is twice the one before.

@@ -19,7 +19,7 @@ RewardFactory = Callable[..., RewardFunction | PlainReward]
 """Makes a reward for a device such as ``"cpu"`` or ``"cuda:0"``; keyword arguments are options."""
 
 REMOTE = "remote"
-"""The reward that other machines compute."""
+"""The reward that other machines compute; ``remote/NAME`` is one of several in a sum."""
 
 _Factory = TypeVar("_Factory", bound=RewardFactory)
 
@@ -54,7 +54,7 @@ def register_reward(name: str, *, label: str | None = None) -> Callable[[_Factor
     """
     check_name("rewards", name)
     check_name("rewards", name if label is None else label)
-    if name in BUILT_IN:
+    if name in BUILT_IN or is_remote(name):
         raise InvalidInputError(
             f"the reward {shown(name)} comes with the package; register yours under another name"
         )
@@ -87,7 +87,8 @@ def make_reward(
 
     Args:
         spec: A registered name; or a weight for each of several names, whose weighted sum is the
-            reward; or ``{"remote": url}``, with one url or several, for a reward on other machines;
+            reward; or ``{"remote": url}``, with one url or several, for a reward on other machines,
+            of which a sum may have several, as ``remote/NAME`` with any name;
             or a function of images [B, 3, H, W] and B prompts that gives rewards [B], as a tensor,
             an array or a list; or a `RewardFunction`.
         device: Where its networks run; the images may lie anywhere.
@@ -144,6 +145,12 @@ def by_name(spec: Any, options: Mapping[str, Any]) -> tuple[Any, Mapping[str, An
     return name, options
 
 
+def is_remote(name: str) -> bool:
+    """Whether a reward of this name is computed by other machines."""
+    kind, slash, own = name.partition("/")
+    return kind == REMOTE and bool(own) == bool(slash)
+
+
 def _name_of(reward: object) -> str:
     """The name of a function or a method, also of a partial one; else that of its class."""
     while isinstance(reward, partial):
@@ -152,11 +159,12 @@ def _name_of(reward: object) -> str:
 
 
 def _make(name: str, device: str, options: Mapping[str, Any]) -> RewardFunction:
-    if name not in _factories:
+    kind = REMOTE if is_remote(name) else name
+    if kind not in _factories:
         raise unknown_name("reward", name, _factories)
-    factory = _factories[name]
+    factory = _factories[kind]
     own = check_options(name, factory, options)
-    if name in BUILT_IN and "device" in own:
+    if kind in BUILT_IN and "device" in own:
         # Imported here so that the other rewards do not wait for diffusers.
         from diffusion_gym.models.loading import resolve_device
 

@@ -1,5 +1,7 @@
 """The reference policy against diffusers' own pipeline."""
 
+import itertools
+
 import diffusers
 import gymnasium
 import numpy as np
@@ -65,6 +67,59 @@ def test_its_noise_comes_from_the_generator():
     np.testing.assert_array_equal(draws[0], draws[1])
     assert np.abs(draws[0] - draws[2]).max() > 0.01
     assert draws[0].shape == env.action_space.shape
+
+
+def rollout(envs, policy, steps=T, **reset):
+    observation, _ = envs.reset(**reset)
+    for _ in range(steps):
+        observation, *_ = envs.step(policy(observation)[0])
+    return envs.unwrapped.latents.clone()
+
+
+def test_a_seeded_reset_repeats_its_noise_too():
+    env = gymnasium.make("DiffusionT2I-v0", num_inference_steps=T)
+    policy = reference_policy(env)
+    first, other, *unseeded, again = (
+        rollout(env, policy, seed=seed) for seed in (5, 6, None, None, 5)
+    )
+    assert torch.equal(first, again)
+    assert torch.equal(first, rollout(env, reference_policy(env), seed=5))
+    for one, two in itertools.combinations([first, other, *unseeded], 2):
+        assert (one - two).abs().max() > 0.1
+    # Nor do the policy's draws change what the environment draws next.
+    env.reset(seed=5)
+    expected = env.reset()[0]["latent"]
+    rollout(env, policy, seed=5)
+    np.testing.assert_array_equal(env.reset()[0]["latent"], expected)
+
+
+def test_a_row_is_drawn_as_by_the_single_environment():
+    options = {"num_inference_steps": T, "prompts": ["a cat"]}
+    envs = gymnasium.make_vec("DiffusionT2I-v0", num_envs=3, **options)
+    env = gymnasium.make("DiffusionT2I-v0", **options)
+    rows = rollout(envs, reference_policy(envs), steps=T - 1, seed=7)
+    policy = reference_policy(env)
+    for row in range(3):
+        torch.testing.assert_close(
+            rollout(env, policy, steps=T - 1, seed=7 + row)[0], rows[row], atol=1e-4, rtol=0
+        )
+
+
+def test_branches_of_a_state_part():
+    envs = gymnasium.make_vec("DiffusionT2I-v0", num_envs=3, num_inference_steps=T)
+    policy = reference_policy(envs)
+    rollout(envs, policy, steps=2, seed=0)
+    state = envs.unwrapped.get_state()
+    for indices in ([0, 0, 0], [0, 1, 2]):
+        ends = []
+        for _ in range(2):
+            observation, _ = envs.unwrapped.set_state(state.select(indices))
+            ends.append(envs.step(policy(observation)[0])[0]["latent"])
+        drawn = np.concatenate(ends)
+        assert min(np.abs(one - two).max() for one, two in itertools.combinations(drawn, 2)) > 0.01
+    # The whole state, with its generators: the same episode goes on with other noise.
+    observation, _ = envs.unwrapped.set_state(state)
+    assert np.abs(envs.step(policy(observation)[0])[0]["latent"] - ends[1]).max() > 0.01
 
 
 def test_it_reports_what_it_heads_for():

@@ -2,11 +2,14 @@
 
 import importlib
 import math
+import os
+import subprocess
 import sys
 from pathlib import Path
 
 import branching
 import denoising_film
+import many_gpus
 import numpy as np
 import own_agent
 import own_checkpoint
@@ -74,6 +77,30 @@ def test_branching():
     assert len(set(apart.tolist())) == 3
     late = branching.main(["--shared-steps", "9", "--branches", "3"])
     assert late.std() < apart.std()  # the last step alone changes little
+
+
+@pytest.mark.slow
+def test_many_gpus(tmp_path):
+    """Two processes learn what one does, but for rounding."""
+    length = ("--images", "8", "--num-envs", "8")
+    alone = many_gpus.main(length)
+    launched = [Path(sys.executable).with_name("torchrun"), "--nproc-per-node", "2"]
+    output = subprocess.run(
+        [*launched, many_gpus.__file__, *length, "--save", tmp_path / "agent.zip"],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert output.count("8 images, 1 rounds, 2 processes") == 1
+    several = DiffusionPPO.load(tmp_path / "agent.zip")
+    one, two = (agent.policy.denoiser.state_dict() for agent in (alone, several))
+    adapters = [name for name in one if "lora_B" in name]  # which begin as zeros
+    assert adapters
+    moved = sum(one[name].square().sum() for name in adapters).sqrt()
+    apart = sum((one[name] - two[name]).square().sum() for name in adapters).sqrt()
+    assert 0 < moved
+    assert apart < 1e-2 * moved
 
 
 @pytest.mark.slow

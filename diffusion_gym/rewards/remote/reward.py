@@ -44,7 +44,7 @@ class RemoteReward:
     server, and by another one where that fails.
 
     Args:
-        urls: The servers' addresses, such as ``"http://10.0.0.5:8000"``.
+        urls: The servers' addresses, such as ``"http://10.0.0.5:8765"``.
         timeout: Seconds for one request.
         retries: How often in a row a server may fail, less one, before others take its part.
         backoff: Seconds before the first further attempt; each pause is twice the one before.
@@ -246,7 +246,7 @@ def _checked(url: str) -> str:
         raise InvalidInputError(f"expected the url of a reward server, got {shown(url)}") from error
     if parsed.scheme not in ("http", "https") or not parsed.host or parsed.query or parsed.fragment:
         raise InvalidInputError(
-            f"expected the url of a reward server, such as 'http://10.0.0.5:8000', got {shown(url)}"
+            f"expected the url of a reward server, such as 'http://10.0.0.5:8765', got {shown(url)}"
         )
     if parsed.userinfo:
         raise InvalidInputError(

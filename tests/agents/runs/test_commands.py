@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 import typing
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from agents import evaluate, sample, train
+from agents import evaluate, report, sample, train
 from agents.runs import cli
 from agents.runs.methods import METHODS
 from agents.runs.run_folder import RunFolder
@@ -181,6 +182,22 @@ def test_every_setting_is_explained_by_help(capsys: pytest.CaptureFixture[str]) 
         assert f"--{name.replace('_', '-')} " in text or f"--{name.replace('_', '-')}," in text
     for part in TrainSettings.parts().values():
         assert set(cli.explanations(part)) == set(typing.get_type_hints(part))
+    assert not re.findall(r"\bSTR\b|\{None", text)  # of one kind with the other options
+
+
+@pytest.mark.parametrize("width", [80, 140])
+@pytest.mark.parametrize("command", [train, sample, evaluate, report])
+def test_help_breaks_no_word(
+    command: Any, width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    with pytest.raises(SystemExit):
+        command.main(["--help"])
+    text = re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out)
+    assert max(map(len, text.splitlines())) <= width
+    described = text.partition("╭")[0].partition("\n")[2]
+    assert len(described.split()) > 8
+    assert "``" not in described
 
 
 def test_help_shows_the_defaults_of_what_is_chosen(capsys: pytest.CaptureFixture[str]) -> None:

@@ -109,3 +109,24 @@ def test_a_run_whose_server_dies_goes_on_as_if_nothing_had_been(tmp_path: Path) 
     assert metrics(here) == metrics(there)
     assert len(metrics(there)) == 4
     assert_same_weights(here, there)
+
+
+@pytest.mark.slow
+def test_a_sum_of_servers_goes_on_when_one_has_moved(tmp_path: Path) -> None:
+    weights = json.dumps({"remote/style": 1.0, "remote/size": 0.1})
+    run = tmp_path / "run"
+    with served(make_reward("jpeg_compressibility")) as size:
+        with served(make_reward("house_style")) as style:
+            options = {"remote/style": {"url": style}, "remote/size": {"url": size}}
+            trained(run, "--reward", weights, "--reward-options", json.dumps(options))
+        settings = read(run, "settings.json")
+        with served(make_reward("house_style")) as moved:
+            settings["reward_options"]["remote/style"]["url"] = moved
+            (run / "settings.json").write_text(json.dumps(settings))
+            assert train.main(["--resume", str(run), "--images", "12"]) == 0
+            assert len(metrics(run)) == 3
+        with served(Told()) as other:
+            settings["reward_options"]["remote/style"]["url"] = other
+            (run / "settings.json").write_text(json.dumps(settings))
+            with pytest.raises(InvalidInputError, match=r"something else: reward \("):
+                train.main(["--resume", str(run), "--images", "16"])

@@ -1,6 +1,7 @@
 """Texts of users on the terminal."""
 
 import io
+import re
 import subprocess
 
 import pytest
@@ -48,6 +49,25 @@ def test_the_bar_of_a_resumed_run_starts_where_it_was() -> None:
     view = LiveView(Console(file=io.StringIO()), images=100, done=60, rewards=[0.5])
     (task,) = view.progress.tasks
     assert (task.completed, task.total) == (60, 100)
+
+
+@pytest.mark.parametrize(
+    ("done", "expected"), [(0, ["2:42:00", "2:24:00"]), (40, ["1:30:00", "1:12:00"])]
+)
+def test_the_first_round_tells_how_long_the_rest_will_take(done: int, expected: list[str]) -> None:
+    now = [0.0]
+    console = Console(file=io.StringIO(), force_terminal=True, get_time=lambda: now[0], width=80)
+    values = {"rollout/reward_mean": 0.5, "count/rounds": 1, "time/images_per_second": 0.1}
+    view = LiveView(console, images=100, done=done, rewards=[0.5] if done else [])
+    now[0] = 50.0  # the evaluation before training
+    with view:
+        for number, left in enumerate(expected, 1):
+            now[0] += 1080.0  # a round of ten images, as with Stable Diffusion
+            view.write(values, {}, step=done + 10 * number)
+            assert view.progress.tasks[0].fields["left"] == left
+            with console.capture() as shown:
+                console.print(view.progress)
+            assert f"images, left: {left}" in re.sub(r"\x1b\[[\d;]*m", "", shown.get())
 
 
 def test_two_runs_at_the_same_moment_share_no_folder(

@@ -102,6 +102,8 @@ def test_names_can_be_registered_again_but_built_in_ones_are_taken() -> None:
     assert score(make_reward("constant"), IMAGES, PROMPTS).values.tolist() == [2.0, 2.0]
     with pytest.raises(InvalidInputError, match="'house_style' comes with the package"):
         register_reward("house_style")
+    with pytest.raises(InvalidInputError, match="'remote/judge' comes with the package"):
+        register_reward("remote/judge")
 
 
 @pytest.mark.parametrize(

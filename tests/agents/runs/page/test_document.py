@@ -149,6 +149,7 @@ def test_it_says_what_a_reader_asks(run: RunFolder, page: Page) -> None:
         assert name in page.text
     assert "python -m agents.train --images 8 --num-envs 4" in page.text
     assert "training prompts" in page.text
+    assert "a mean over latent dimensions and stochastic steps" in page.text
     for share in run.mean_credit():
         assert f"{share:.4f}" in page.text
     for row in run.metrics():

@@ -64,6 +64,23 @@ def test_raw_tensors_score_as_they_do_here(name: str) -> None:
         assert torch.equal(column.nan_to_num(-9), theirs.terms[term].nan_to_num(-9))
 
 
+def test_a_sum_asks_different_rewards_on_different_servers(told: str) -> None:
+    sizes = make_reward("jpeg_compressibility")
+    with served(sizes) as other:
+        urls = {"remote/judge": {"url": told}, "remote/size": {"url": other, "retries": 1}}
+        weights = {"remote/judge": 2.0, "remote/size": -1.0, "jpeg_incompressibility": 0.5}
+        result = make_reward(weights, options=urls)(IMAGES, PROMPTS)
+    own = sizes(IMAGES, PROMPTS).values
+    torch.testing.assert_close(result.values, 2.0 * EXPECTED.values - 1.5 * own)
+    assert torch.equal(result.terms["remote/judge"], EXPECTED.values)
+    assert torch.equal(result.terms["remote/judge/mean"], EXPECTED.terms["mean"])
+    assert torch.equal(result.terms["remote/size"], own)
+
+
+def test_one_reward_may_be_named_as_well(told: str) -> None:
+    assert_expected(make_reward("remote/judge", options={"url": told})(IMAGES, PROMPTS))
+
+
 def test_png_is_exact_on_levels_and_rounds_what_lies_between(told: str) -> None:
     reward = remote(told, encoding="png")
     levels = (IMAGES * 255).round() / 255
