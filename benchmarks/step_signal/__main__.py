@@ -21,7 +21,7 @@ from benchmarks.step_signal import picture, report
 from benchmarks.step_signal.gradients import inner_products
 from benchmarks.step_signal.samplers import draw_samplers
 from benchmarks.step_signal.weightings import weightings
-from diffusion_gym.errors import DiffusionGymError
+from diffusion_gym.errors import DiffusionGymError, InvalidInputError
 
 RESULTS = Path(__file__).parents[1] / "results"
 NAME = "step_signal"
@@ -38,8 +38,8 @@ def measure(settings: TrainSettings, policy: UNetPolicy, env: Env, batches: int)
             policy,
             env,
             batches=batches,
-            samples_per_prompt=settings.ppo.samples_per_prompt,
-            pairs_per_pass=min(PASS, settings.ppo.batch_size),
+            samples_per_prompt=settings.agent.samples_per_prompt,
+            pairs_per_pass=min(PASS, settings.agent.batch_size),
             seed=settings.run.seed,
             done=lambda count: progress.update(task, completed=count),
         )
@@ -95,7 +95,12 @@ def main(arguments: list[str] | None = None) -> None:
             settings = folder.settings
             env = make_env(settings)
             policy = load_policy(folder)
-            trained = f"after {settings.run.images:,} images of {settings.shaping.shaping}"
+            trained = _trained(folder)
+        if policy.schedule.why_deterministic is not None:
+            raise InvalidInputError(
+                "expected steps with noise, which alone have a policy gradient, got none: "
+                f"{policy.schedule.why_deterministic}"
+            )
     except (DiffusionGymError, OSError) as problem:
         parser.error(str(problem))
 
@@ -115,6 +120,13 @@ def main(arguments: list[str] | None = None) -> None:
     for weighting, (value, error) in case["signal_to_noise"].items():
         console.print(f"{weighting:45} {value:8.4f}" + ("" if error is None else f" ± {error:.4f}"))
     console.print(f"written to {options.results}")
+
+
+def _trained(run: RunFolder) -> str:
+    """What a run's newest policy has been trained on; a run may have ended before its time."""
+    settings = run.settings
+    name = settings.run.algorithm if settings.run.algorithm != "ppo" else settings.shaping.shaping
+    return f"after {run.metrics()[-1]['count/reward_queries']:,.0f} images of {name}"
 
 
 if __name__ == "__main__":

@@ -73,6 +73,7 @@ def _section(name: str, case: Case) -> str:
         ["g", *(f"{g:.3g}" for g in case["gradient_scale"])],
         ["noise/g, geometric mean 1", *(f"{r:.2f}" for r in case["noise_over_scale"])],
         ["signal² / noise²", *_step_ratios(case)],
+        ["cosine with the step before", *_neighbours(case)],
         ["best weights, fitted", *(f"{w:.3f}" for w in case["best_weights"])],
     ]
     ratios = [
@@ -91,6 +92,17 @@ def _step_ratios(case: Case) -> list[str]:
     return [f"{s / n**2:.3f} ± {e / n**2:.3f}" for s, e, n in parts]
 
 
+def _neighbours(case: Case) -> list[str]:
+    """Cosines of mean gradients that follow each other, where both can be told from noise."""
+    parts = zip(case["signal_squared"], case["signal_squared_error"], strict=True)
+    seen = [square > error for square, error in parts]
+    pairs = [
+        f"{case['cosines'][step - 1][step]:.2f}" if seen[step - 1] and seen[step] else "—"
+        for step in range(1, len(seen))
+    ]
+    return ["—", *pairs]
+
+
 PAGE = """# Signal and noise of every step's policy gradient
 
 `python -m benchmarks.step_signal` measures, for one policy, the gradient of every denoising step in
@@ -98,7 +110,9 @@ many batches. The signal is the mean gradient, its square unbiased from pairs of
 negative where there is little of it); the noise is the deviation of one batch from it. ± is a
 standard error, by the jackknife over batches. Weights P combine the steps' gradients into
 Σ P_i G_i, whose signal² / noise² says how much one batch teaches: a first-order optimiser needs
-about noise² / signal² batches to see where to go.
+about noise² / signal² batches to see where to go. The cosine of a step's mean gradient with that of
+the step before is there where both squares are larger than their standard errors; noise may take
+it beyond 1.
 
 "Best possible" is the first generalised eigenvector of signal and noise. Fitted to the batches that
 it is judged by, it is too good; fitted to one half and judged by the other, it says what measured

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from agents import train
 from agents.runs.builders import make_agent, make_env
 from agents.runs.settings import TrainSettings
 from benchmarks.step_signal import report
@@ -86,6 +87,21 @@ def drawn_noise(rng):
     return (flat @ flat.T).reshape(8, STEPS, 8, STEPS)
 
 
+def test_the_table_has_cosines_where_signals_are_seen():
+    products = drawn(40, np.random.default_rng(5))
+    case = report.figures(products, SPREAD, {"all alike": np.ones(STEPS)}) | {
+        key: "" for key in ("model", "reward", "policy", "weights", "images")
+    }
+    case["steps"] = list(range(STEPS))
+    found = moments(products)
+    assert found.cosines[0, 1] == pytest.approx(1, abs=0.3)
+    lines = report.document({"made up": case}).splitlines()
+    (row,) = (line for line in lines if line.startswith("| cosine"))
+    assert row.split(" | ")[1:3] == ["—", f"{found.cosines[0, 1]:.2f}"]
+    case["signal_squared_error"] = [0, 1, 0]  # now the second step's signal is not told from none
+    assert "step before | — | — | — |" in report.document({"made up": case})
+
+
 def schedule(prediction):
     scheduler = load_model("emoji-64").scheduler
     changed = type(scheduler).from_config(scheduler.config, prediction_type=prediction)
@@ -134,6 +150,20 @@ def test_the_command_adds_a_case_to_those_before(tmp_path, capsys):
     }
     assert {case["images"] for case in cases.values()} == {4}
     assert (tmp_path / "step_signal.md").read_text() == report.document(cases)
+
+
+@pytest.mark.slow
+def test_a_run_of_any_agent_that_ended_before_its_time(tmp_path, capsys):
+    run, sizes = tmp_path / "run", ["--num-envs", "4", "--samples-per-prompt", "4"]
+    early = "--images 12 --eval-every 1 --max-kl 1e-12 --eval-prompts 1 --picture-every 0".split()
+    nft = ["--algorithm", "nft", "--reward", "jpeg_compressibility"]
+    assert train.main([*nft, *sizes, *early, "--output", str(run)]) == 0
+    main(["--run", str(run), "--batches", "4", "--results", str(tmp_path)])
+    (case,) = json.loads((tmp_path / "step_signal.json").read_text()).values()
+    assert (case["policy"], case["images"]) == ("after 4 images of nft", 4)
+    with pytest.raises(SystemExit):
+        main([*nft, *sizes, "--eta", "0", "--results", str(tmp_path)])
+    assert "expected steps with noise" in capsys.readouterr().err
 
 
 def test_too_few_batches_are_refused(capsys):

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from diffusion_gym.schedules.ddim import DDIMSchedule
+from diffusion_gym.schedules.flow_cps import FlowCPSSchedule
 from diffusion_gym.schedules.flow_sde import FlowSDESchedule
 
 SHAPE = (2, 4, 5, 5)
@@ -22,9 +23,9 @@ def ddim(prediction, num_steps=10, eta=1.0, **config):
     return DDIMSchedule.from_scheduler(scheduler, num_steps, eta)
 
 
-def flow(num_steps=10, eta=0.7, **config):
+def flow(num_steps=10, eta=0.7, sampler=FlowSDESchedule, window=None, **config):
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(**({"shift": 3.0} | config))
-    return FlowSDESchedule.from_scheduler(scheduler, num_steps, eta)
+    return sampler.from_scheduler(scheduler, num_steps, eta, window)
 
 
 SCHEDULES = {
@@ -37,6 +38,9 @@ SCHEDULES = {
     "a last step without noise": lambda: ddim("v_prediction", set_alpha_to_one=True),
     "flow": flow,
     "flow, other noise": lambda: flow(eta=0.2, shift=1.0),
+    "flow, noise in some steps": lambda: flow(window=(2, 3)),
+    "coefficients preserved": lambda: flow(eta=0.8, sampler=FlowCPSSchedule),
+    "coefficients preserved, all fresh": lambda: flow(eta=1.0, sampler=FlowCPSSchedule),
 }
 
 
