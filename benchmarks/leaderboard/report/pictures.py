@@ -76,7 +76,9 @@ def draw(report: Report, path: Path, theme: str) -> None:
     )
     count = max(len(report.tasks), 1)
     with plt.rc_context({**style, "svg.hashsalt": "leaderboard", "svg.fonttype": "path"}):
-        figure, axes = plt.subplots(1, count, figsize=(max(4.2 * count, 6), 3.8), squeeze=False)
+        figure, axes = plt.subplots(
+            1, count, figsize=(4.2 * count + 1.8, 3.8), squeeze=False, layout="constrained"
+        )
         for axis, task in zip(axes[0], report.tasks, strict=False):
             for row in report.rows[task.name]:
                 drawn = look(report, row.method)
