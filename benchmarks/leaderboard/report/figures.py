@@ -85,6 +85,7 @@ class Row:
         record: Its way to the record's reward; likewise.
         kl: KL divergence to the base model after training.
         diversity: CLIP diversity of a prompt's images after training.
+        others: Held-out means after training of the rewards that were not trained on, by name.
         evaluations: Denoiser evaluations of a run.
         seconds: Training seconds of a run.
         curve: What was spent, the reward and what it cost, as means over the seeds.
@@ -100,6 +101,7 @@ class Row:
     record: Reaching | None
     kl: Interval
     diversity: Interval
+    others: Mapping[str, Interval]
     evaluations: float
     seconds: float
     curve: Mapping[str, Sequence[float]]
@@ -208,8 +210,11 @@ def report(protocol: Protocol, records: Sequence[Record]) -> Report:
 
 def held_out_reward(record: Record, when: str) -> float:
     """Mean over the prompts of the mean over their images, without images that have none."""
-    rewards = np.array(record[when]["rewards"], dtype=float)
-    return float(np.nanmean(np.nanmean(rewards, axis=1)))
+    return _over_prompts(record[when]["rewards"])
+
+
+def _over_prompts(rewards: Sequence[Sequence[float]]) -> float:
+    return float(np.nanmean(np.nanmean(np.array(rewards, dtype=float), axis=1)))
 
 
 def score(record: Record, task: Task) -> float:
@@ -280,6 +285,7 @@ def _row(task: Task, method: str, baseline: str, all_runs: Mapping[tuple[str, st
         _reaching(task, runs, task.record),
         _metric(sound, "kl_to_base"),
         _metric(sound, "diversity/clip"),
+        _others(sound),
         float(np.mean([run["spent"]["denoiser_evaluations"] for run in runs.values()])),
         float(np.mean([run["spent"]["training_seconds"] for run in runs.values()])),
         _curve(sound),
@@ -367,6 +373,14 @@ def _first_reaching(run: Record, reward: float) -> Point | None:
 
 def _metric(runs: Sequence[Record], name: str) -> Interval:
     return interval(np.array([np.mean(run["after"]["metrics"][name]) for run in runs]))
+
+
+def _others(runs: Sequence[Record]) -> dict[str, Interval]:
+    found = [run["after"]["other_rewards"] for run in runs]
+    names = sorted(set.intersection(*map(set, found))) if found else []
+    return {
+        name: interval(np.array([_over_prompts(each[name]) for each in found])) for name in names
+    }
 
 
 CURVE = ("reward_queries", "denoiser_evaluations", "reward", "kl_to_base", "diversity")

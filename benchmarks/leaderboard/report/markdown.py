@@ -41,6 +41,7 @@ PAIRS = (
     "seeds with which both got there",
 )
 RECORD = ("method", "seeds that got there", "reward queries", "denoiser evaluations")
+OTHERS = "Held-out rewards after training that were not trained on"
 FAMILY = (
     "method",
     "seeds",
@@ -103,6 +104,19 @@ def pair_rows(report: Report, task: Task) -> list[list[str]]:
             "—" if p.kl_at_target is None else str(p.kl_at_target.seeds),
         ]
         for p in found
+    ]
+
+
+def other_names(report: Report, task: Task) -> list[str]:
+    """The rewards that were not trained on, of which all methods have figures."""
+    return sorted(set.intersection(*(set(row.others) for row in report.rows[task.name])))
+
+
+def other_rows(report: Report, task: Task) -> list[list[str]]:
+    """What each method leaves of them, in the order of the methods."""
+    names = other_names(report, task)
+    return [
+        [row.method, *(shown(row.others[name]) for name in names)] for row in report.rows[task.name]
     ]
 
 
@@ -187,6 +201,8 @@ def document(report: Report, coverage: Mapping[str, Any]) -> str:
         parts += ["\n".join(f"- {line}" for line in fronts(report, task))]
         if pairs := pair_rows(report, task):
             parts += [markdown_table(PAIRS, pairs)]
+        if names := other_names(report, task):
+            parts += [f"### {OTHERS}", markdown_table(["method", *names], other_rows(report, task))]
         if record := record_rows(report, task):
             parts += [f"### {record_title(task)}", markdown_table(RECORD, record)]
     if report.stability:

@@ -15,6 +15,7 @@ from benchmarks.leaderboard.report.inputs import Strip
 from benchmarks.leaderboard.report.markdown import (
     COLUMNS,
     FAMILY,
+    OTHERS,
     PAIRS,
     RECORD,
     about,
@@ -22,6 +23,8 @@ from benchmarks.leaderboard.report.markdown import (
     family_rows,
     fronts,
     how,
+    other_names,
+    other_rows,
     pair_rows,
     record_rows,
     record_title,
@@ -79,6 +82,9 @@ def document(report: Report, coverage: Mapping[str, Any], strips: Sequence[Strip
         body.append(_list(fronts(report, task)))
         if pairs := pair_rows(report, task):
             body += ["<h3>Between methods</h3>", _table(PAIRS, pairs)]
+        if names := other_names(report, task):
+            body += [f"<h3>{_text(OTHERS)}</h3>"]
+            body += [_table(("method", *names), other_rows(report, task))]
         if record := record_rows(report, task):
             body += [f"<h3>{_text(record_title(task))}</h3>", _table(RECORD, record)]
         body += _pictures([strip for strip in strips if strip.task == task.name], report)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from benchmarks.leaderboard.report.figures import Pair, Report
+from benchmarks.leaderboard.report.figures import Pair, Report, Row
 from benchmarks.leaderboard.statistics.intervals import Interval
 from benchmarks.leaderboard.statistics.significance import needed_seeds
 
@@ -13,6 +13,9 @@ ASKED = (
     *(("b2", other) for other in ("uniform", "b2-branch", "b2+noise-aware")),
 )
 """Pairs of methods that something is said of, besides each against the baseline."""
+
+UNTRAINED = "untrained"
+"""The row that trains nothing."""
 
 THERE = "when first at the target's reward"
 NOTHING = "No run has been measured yet; there is nothing to read."
@@ -90,7 +93,30 @@ def _task(report: Report, task: str) -> list[str]:
         ),
         *_between(task, asked, f"KL divergence {THERE}", lambda pair: pair.kl_at_target, 2),
         *_between(task, asked, f"diversity {THERE}", lambda pair: pair.diversity_at_target, 3),
+        *_lost(task, report.rows[task]),
     ]
+
+
+def _lost(task: str, rows: Sequence[Row]) -> list[str]:
+    """Which methods leave less of a reward that was not trained on than there was before."""
+    untrained = next((row for row in rows if row.method == UNTRAINED), None)
+    if untrained is None:
+        return []
+    lines = []
+    for name, before in untrained.others.items():
+        left = [(row.method, row.others[name]) for row in rows if name in row.others]
+        less = sorted((each for each in left if each[1].high < before.mean), key=_mean)
+        if less:
+            named = "; ".join(f"{method} {shown(value, 2)}" for method, value in less)
+            lines.append(
+                f"{task}: less {name}, not trained on, than the untrained model's "
+                f"{before.mean:.2f}: {named}."
+            )
+    return lines
+
+
+def _mean(of: tuple[str, Interval]) -> float:
+    return of[1].mean
 
 
 def _fewer_queries(baseline: str, task: str, against: Sequence[Pair]) -> list[str]:

@@ -273,6 +273,32 @@ def test_the_record_has_those_who_get_there_the_fastest_first(pilot):
     assert "fewest reward queries to 0.80" in markdown.document(found, COVERED)
 
 
+def test_what_was_not_trained_on_is_shown_and_what_is_lost_is_said(pilot):
+    def with_other(run, method, lost):
+        other = (np.array(run["after"]["rewards"]) - lost * (1 + run["seed"] / 100)).tolist()
+        after = run["after"] | {"other_rewards": {"clip_score": other}}
+        return run | {"method": method, "after": after}
+
+    coca = [run for run in records() if run["method"] == "coca"]
+    first = coca[0]["after"]
+    same = [run | {"after": first} for run in coca]
+    runs = [
+        with_other(run, method, lost)
+        for method, lost in (("untrained", 0), ("sparse", 0), ("coca", 0.2))
+        for run in same
+    ]
+    found = report(pilot, runs)
+    values = [np.mean(run["after"]["other_rewards"]["clip_score"]) for run in runs[-len(coca) :]]
+    row = next(row for row in found.rows["house_style"] if row.method == "coca")
+    expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    own = row.others["clip_score"]
+    assert (own.low, own.high) == pytest.approx((expected.low, expected.high))
+    line = next(line for line in reading(found) if "clip_score" in line)
+    assert f"coca {own.mean:.2f} [" in line
+    assert "sparse" not in line
+    assert f"| coca | {own.mean:.3f} [" in markdown.document(found, COVERED)
+
+
 def test_what_trains_nothing_has_no_queries(pilot):
     runs = list(records())
     still = [
