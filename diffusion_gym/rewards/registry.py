@@ -145,8 +145,10 @@ def by_name(spec: Any, options: Mapping[str, Any]) -> tuple[Any, Mapping[str, An
     return name, options
 
 
-def is_remote(name: str) -> bool:
-    """Whether a reward of this name is computed by other machines."""
+def is_remote(name: object) -> bool:
+    """Whether a reward of this name is computed by other machines; no name but a text is."""
+    if not isinstance(name, str):
+        return False
     kind, slash, own = name.partition("/")
     return kind == REMOTE and bool(own) == bool(slash)
 

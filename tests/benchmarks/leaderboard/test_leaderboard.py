@@ -61,7 +61,7 @@ def test_the_hash_is_over_what_changes_results(tmp_path):
             if name in known and task.sha256 != known[name].sha256
         ]
 
-    assert changed('title = "Small', 'untrained = -1.5\ntitle = "Very small') == []
+    assert changed('title = "Small', 'record = -1.5\ntitle = "Very small') == []
     assert changed("eval_prompts = 2\n", "eval_prompts = 3\n") == []  # smoke's own
     assert changed("seeds = [10,", 'methods = ["sparse"]\nseeds = [10,') == []
     added = f"[tasks.another]\n{text.split('[tasks.house_style]')[1].split('[')[0]}"

@@ -377,7 +377,7 @@ def test_in_a_weighted_sum_the_version_says_what_is_served(told: str) -> None:
     [
         ({}, "reward 'remote' needs the options url"),
         ({"url": "10.0.0.5:8000"}, "expected the url of a reward server"),
-        ({"url": "ftp://10.0.0.5"}, "such as 'http://10.0.0.5:8000', got 'ftp://10.0.0.5'"),
+        ({"url": "ftp://10.0.0.5"}, "such as 'http://10.0.0.5:8765', got 'ftp://10.0.0.5'"),
         ({"url": "http://"}, "expected the url of a reward server"),
         ({"url": "http://[::1"}, "expected the url of a reward server"),
         ({"url": "http://a/?x=1"}, "expected the url of a reward server"),
