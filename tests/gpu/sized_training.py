@@ -72,6 +72,15 @@ def adapters(agent: DiffusionPPO | DiffusionNFT) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in agent.policy.trainable_parameters()])
 
 
+def log_probs(agent: DiffusionPPO) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of the actions of a first step: as they were drawn, and taken again for training."""
+    policy = agent.policy
+    observation, _ = agent.env.base_env.reset(seed=0)
+    step = policy.act(observation)
+    again = policy.log_prob(step.actions, policy.transition(*policy.conditions(observation)))
+    return step.log_prob, again
+
+
 def disturb(agent: DiffusionPPO) -> None:
     """Fresh adapters do nothing."""
     with torch.no_grad():

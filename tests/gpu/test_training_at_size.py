@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from sized_training import Setting, adapters, disturb, needs_gpu
+from sized_training import Setting, adapters, disturb, log_probs, needs_gpu
 
 from agents.common.checkpoint import save_checkpoint
 from agents.nft import DiffusionNFT
@@ -53,12 +53,9 @@ def say(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
 def test_ratio_is_one_before_the_first_update(setting: Setting, checkpointing: bool) -> None:
     agent = setting.agent(gradient_checkpointing=checkpointing)
     disturb(agent)
-    policy = agent.policy
-    observation, _ = agent.env.base_env.reset(seed=0)
-    step = policy.act(observation)
-    again = policy.log_prob(step.actions, policy.transition(*policy.conditions(observation)))
+    drawn, again = log_probs(agent)
     assert again.requires_grad
-    assert torch.equal((again.detach() - step.log_prob).exp(), torch.ones_like(again))
+    assert torch.equal((again.detach() - drawn).exp(), torch.ones_like(again))
 
 
 def test_a_round_of_training(setting: Setting, say: Callable[[str], None]) -> None:

@@ -171,23 +171,25 @@ def report(protocol: Protocol, records: Sequence[Record]) -> Report:
         runs.setdefault((record["task"], record["method"]), {})[record["seed"]] = record
     methods = sorted({method for _, method in runs}, key=lambda name: (name != baseline, name))
     present = [task for task in tasks if any(name == task.name for name, _ in runs)]
-    rows = {
-        task.name: sorted(
-            (
-                _row(task, method, baseline, runs)
-                for method in methods
-                if (task.name, method) in runs
-            ),
-            key=lambda row: -row.score.mean,
-        )
-        for task in present
-    }
     pairs = {
         task.name: {
             (method, other): _pair(task, method, other, runs)
             for method, other in permutations(methods, 2)
             if (task.name, method) in runs and (task.name, other) in runs
         }
+        for task in present
+    }
+    rows = {
+        task.name: sorted(
+            (
+                _row(
+                    task, method, runs[task.name, method], pairs[task.name].get((method, baseline))
+                )
+                for method in methods
+                if (task.name, method) in runs
+            ),
+            key=lambda row: -row.score.mean,
+        )
         for task in present
     }
     scores = {
@@ -270,16 +272,14 @@ def _stability(scores: Mapping[str, Mapping[int, float]]) -> list[Stability]:
     return rank_stability(np.array([[each[seed] for seed in common] for each in complete]))
 
 
-def _row(task: Task, method: str, baseline: str, all_runs: Mapping[tuple[str, str], BySeed]) -> Row:
-    runs = all_runs[task.name, method]
+def _row(task: Task, method: str, runs: BySeed, baseline: Pair | None) -> Row:
     sound = [run for run in runs.values() if run["failed"] is None]
-    shared = method != baseline and set(runs) & set(all_runs.get((task.name, baseline), {}))
     return Row(
         method,
         len(runs) - len(sound),
         interval(np.array([held_out_reward(run, "after") for run in sound])),
         interval(np.array([score(run, task) for run in runs.values()])),
-        _pair(task, method, baseline, all_runs) if shared else None,
+        baseline if baseline and baseline.advantage.seeds else None,
         _compared(task, runs.values()),
         _reaching(task, runs, task.target),
         _reaching(task, runs, task.record),
