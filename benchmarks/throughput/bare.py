@@ -73,19 +73,23 @@ class Passes:
         for rows in self._drawn(at_once):
             self.output(rows)
 
-    def train(self) -> None:
-        """All forward and backward passes of the updates, each to a scalar."""
-        for batches in self._trained():
+    def train(self, at_once: int | None = None) -> None:
+        """All forward and backward passes of the updates, each to a scalar.
+
+        Args:
+            at_once: Pairs that go through the network together; by default as many as the agent's.
+        """
+        for batches in self._trained(at_once or self.chunk):
             self._backward(batches)
 
-    def train_by_step(self, at_once: int) -> None:
+    def train_by_step(self, at_once: int | None = None) -> None:
         """The same as the field's loops have it: some images at one step of theirs at a time.
 
         As many updates, each on all trained steps of its own images, as the released code of DDPO
         and of those that came after it accumulates its gradients.
 
         Args:
-            at_once: Images that go through the network together.
+            at_once: Images that go through the network together; by default all of an update's.
         """
         for batches in self._trained_by_step(at_once):
             self._backward(batches)
@@ -100,7 +104,9 @@ class Passes:
         with torch.no_grad():
             for rows in {len(rows): rows for rows in drawn}.values():
                 self.output(rows)
-        updates = (*self._trained(), *self._trained_by_step(at_once))
+        orders = (self._trained(self.chunk), self._trained(at_once))
+        by_step = (self._trained_by_step(None), self._trained_by_step(at_once))
+        updates = [update for order in (*orders, *by_step) for update in order]
         self._backward(list({len(rows): rows for each in updates for rows in each}.values()))
 
     def _drawn(self, at_once: int) -> list[Tensor]:
@@ -109,17 +115,17 @@ class Passes:
         rows = torch.arange(len(self.latents), device=self.latents.device)
         return [step for batch in rows.view(-1, images).split(at_once, dim=1) for step in batch]
 
-    def _trained(self) -> list[Sequence[Tensor]]:
+    def _trained(self, at_once: int) -> list[Sequence[Tensor]]:
         """The rows of every pass of the updates, by update."""
-        return [rows.split(self.chunk) for rows in self.updates if len(rows)]
+        return [rows.split(at_once) for rows in self.updates if len(rows)]
 
-    def _trained_by_step(self, at_once: int) -> list[Sequence[Tensor]]:
+    def _trained_by_step(self, at_once: int | None) -> list[Sequence[Tensor]]:
         """The same as `train_by_step` has them."""
         count, images = len(self.updates), len(self.embedding.tokens)
         steps = torch.cat(self.updates).div(images, rounding_mode="floor").unique()
         updates = torch.tensor_split(torch.arange(images, device=steps.device), count)
         return [
-            [step * images + batch for batch in update.split(at_once) for step in steps]
+            [step * images + batch for batch in update.split(at_once or images) for step in steps]
             for update in updates
         ]
 
@@ -135,20 +141,31 @@ class Passes:
         device = self.latents.device
         return timed(lambda: self.draw(self.drawn), device), timed(self.train, device)
 
-    def usual_seconds(self, at_once: int) -> tuple[float, float]:
-        """What they take as the field's loops have it, so many images at a time."""
-        device = self.latents.device
-        return (
-            timed(lambda: self.draw(at_once), device),
-            timed(lambda: self.train_by_step(at_once), device),
-        )
+    def usual_seconds(self, at_once: int) -> dict[str, float]:
+        """What they take as the field's loops have it, and with one difference less each.
+
+        Args:
+            at_once: Images that those loops have in a batch.
+
+        Returns:
+            ``usual_rollout`` and ``usual_update``; ``usual_update_whole``, with all of an update's
+            images in a batch, but still of one step; ``usual_update_pairs``, with batches as small,
+            but of pairs of image and step from the whole round.
+        """
+        work: dict[str, Callable[[], object]] = {
+            "usual_rollout": lambda: self.draw(at_once),
+            "usual_update": lambda: self.train_by_step(at_once),
+            "usual_update_whole": self.train_by_step,
+            "usual_update_pairs": lambda: self.train(at_once),
+        }
+        return {part: timed(passes, self.latents.device) for part, passes in work.items()}
 
     def flops(self) -> tuple[int, int]:
         """Floating point operations of drawing and of training.
 
         Every row takes as many: they are counted on one pass of each kind.
         """
-        rows = self._trained()[0][0]
+        rows = self._trained(self.chunk)[0][0]
         counts = []
         passes: tuple[Callable[[], object], ...] = (
             torch.no_grad()(lambda: self.output(rows)),

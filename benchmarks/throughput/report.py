@@ -12,6 +12,11 @@ Figures = dict[str, Any]
 PARTS = ("rollout", "decode", "reward", "update", "round")
 NETWORK = ("rollout", "update")
 """The parts that the denoiser works in."""
+SINGLE_DIFFERENCES = {
+    "whole": "all images of an update at one step",
+    "pairs": "pairs of the whole round in batches as small",
+}
+"""What is left of the usual loop with one difference less, by the names of `usual_seconds`."""
 
 
 def seconds(figures: Figures, part: str) -> Array:
@@ -66,6 +71,12 @@ def _column(figures: Figures) -> dict[str, str]:
         f"times faster than {loop}, both": spread(
             (usual["rollout"] + usual["update"]) / (spent["rollout"] + spent["update"])
         ),
+        **{
+            f"times faster than {name}, update": spread(
+                seconds(figures, f"usual_update_{order}") / spent["update"]
+            )
+            for order, name in SINGLE_DIFFERENCES.items()
+        },
         **{
             f"part of the matrix peak, {part}": (
                 f"{figures['flops'][part] / middle[part] / figures['matrix_peak']:.0%}"

@@ -32,8 +32,8 @@ def measure(job: Job, repeats: int, usual: int) -> Figures:
     Returns:
         ``rounds``, a list of seconds by part: ``rollout``, ``decode`` and ``reward`` (which are no
         part of the rollout here), ``update``, ``round`` (all of it, callbacks and logs included),
-        ``bare_rollout`` and ``bare_update``, and ``usual_rollout`` and ``usual_update``, the same
-        as the field's loops have it. Besides, ``images`` and ``evaluations`` of a round, ``usual``,
+        ``bare_rollout`` and ``bare_update``, and those of `Passes.usual_seconds`, the same as the
+        field's loops have it. Besides, ``images`` and ``evaluations`` of a round, ``usual``,
         ``flops`` of drawing and training, ``matrix_peak`` in FLOP/s and ``peak_memory`` in bytes.
     """
     with job.built() as (_, agent):
@@ -86,7 +86,7 @@ def _parts(
     logged: dict[str, Any],
     watched: Seconds,
     bare: tuple[float, float],
-    usual: tuple[float, float],
+    usual: Seconds,
 ) -> Seconds:
     """A round's seconds by part, from what was logged of it and what was watched."""
     decode, reward = watched["decode"], watched["reward"]
@@ -97,7 +97,7 @@ def _parts(
         "update": logged["time/update_seconds"],
         "round": whole,
         **dict(zip(("bare_rollout", "bare_update"), bare, strict=True)),
-        **dict(zip(("usual_rollout", "usual_update"), usual, strict=True)),
+        **usual,
     }
 
 

@@ -1,4 +1,5 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -56,21 +57,28 @@ def test_bare_passes_are_those_of_the_round(job: Job) -> None:
 
 
 def test_the_usual_loop_takes_the_same_pairs() -> None:
-    """Every (image, step) pair once, some images of one step at a time."""
+    """Every (image, step) pair once, in the order of either difference alone and of both."""
     with JOBS[0].built() as (_, agent):
         agent.learn(8)
         passes = Passes.of(agent)
-        seen: list[torch.Tensor] = []
+        seen: list[tuple[torch.Tensor, ...]] = []
 
         def hook(module: object, arguments: tuple[torch.Tensor, ...], output: object) -> None:
-            assert len(arguments[0]) == 2
-            assert len(set(arguments[1].flatten().tolist())) == 1
-            seen.append(arguments[0])
+            seen.append(arguments[:2])
 
         handle = agent.policy.denoiser.register_forward_hook(hook)
-        for work in (passes.draw, passes.train_by_step):
-            work(2)
-            rows = torch.cat(seen)
+        orders: list[tuple[Callable[[], None], int, bool]] = [
+            (lambda: passes.draw(2), 2, True),
+            (lambda: passes.train_by_step(2), 2, True),
+            (passes.train_by_step, 8 // len(passes.updates), True),
+            (lambda: passes.train(2), 2, False),
+        ]
+        for work, size, one_step in orders:
+            work()
+            assert {len(latents) for latents, _ in seen} == {size}
+            steps = [len(set(timesteps.flatten().tolist())) for _, timesteps in seen]
+            assert (max(steps) == 1) is one_step
+            rows = torch.cat([latents for latents, _ in seen])
             assert rows.shape == passes.latents.shape
             seen.clear()
             order = [tensor.flatten(1).sum(1).sort().values for tensor in (rows, passes.latents)]
@@ -121,7 +129,7 @@ def test_ctrl_c_ends_the_rounds_and_loses_none(monkeypatch: pytest.MonkeyPatch) 
     asked: list[int] = []
     usual_seconds = Passes.usual_seconds
 
-    def interrupted(passes: Passes, at_once: int) -> tuple[float, float]:
+    def interrupted(passes: Passes, at_once: int) -> dict[str, float]:
         asked.append(1)
         if len(asked) == 2:
             raise KeyboardInterrupt
