@@ -100,8 +100,8 @@ def evaluate(
             the places of those to use.
         seed: Seed of the noise.
         image_metrics: What to measure besides the reward; None measures the reward only.
-        processes: Those that evaluate the same policy together: each draws some of the batches, and
-            all get the whole.
+        processes: Those that evaluate the same policy together: each draws some of the batches and
+            measures the images of some of the prompts, and all get the whole.
         watch: Called with i and the latents x_i, ``[N, C, h, w]``, of every batch that is drawn
             here, from i = 0 to T.
 
@@ -140,10 +140,7 @@ def evaluate(
         images=merged([batch.images for batch in batches]),
     )
     if image_metrics is not None:
-        result.other_rewards, result.left_out = image_metrics.scores(
-            result.images, texts, base.prompts.metadata
-        )
-        result.metrics = image_metrics.diversity(result.images)
+        _measure(result, image_metrics, base.prompts.metadata, processes)
         if policy.schedule.stochastic.any():
             result.metrics[KL_TO_BASE] = merged([b.divergence for b in batches])[:, 0]
     return result
@@ -266,6 +263,25 @@ def _acted(
         return step.actions, step.gaussian
     gaussian = policy.transition(observation)
     return policy.schedule.sample(gaussian, noise=noise), gaussian
+
+
+def _measure(
+    result: Evaluation,
+    metrics: ImageMetrics,
+    metadata: Mapping[str, Mapping[str, Any]] | None,
+    processes: Processes,
+) -> None:
+    """Fills in other rewards and diversity; each process measures the images of some prompts."""
+    count = len(result.prompts)
+    first, end = (count * rank // processes.count for rank in (processes.rank, processes.rank + 1))
+    images, texts = result.images[first:end], result.prompts[first:end]
+    own = [(*metrics.scores(images, texts, metadata), metrics.diversity(images))] if texts else []
+    scores, left_out, diversity = zip(*processes.joined(own), strict=True)
+    result.left_out = {name: why for part in left_out for name, why in part.items()}
+    for found, parts in ((result.other_rewards, scores), (result.metrics, diversity)):
+        # What one process could not read is left out by all.
+        for name in [name for name in parts[0] if name not in result.left_out]:
+            found[name] = np.concatenate([part[name] for part in parts])
 
 
 def mean(values: Array) -> float:

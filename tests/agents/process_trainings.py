@@ -35,7 +35,7 @@ IMAGES = 8
 
 RUN = (
     "--images 20 --num-envs 4 --samples-per-prompt 4 --num-inference-steps 2 --lora-rank 2 "
-    "--eval-prompts 3 --eval-samples 1 --reward jpeg_compressibility --also jpeg_compressibility "
+    "--eval-prompts 3 --eval-samples 2 --reward jpeg_compressibility --also clip_score "
     "--eval-every 4 --checkpoint-every 1 --keep-checkpoints 9 --device cpu"
 ).split()
 """Options of a run of five rounds."""

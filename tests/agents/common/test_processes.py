@@ -8,11 +8,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 import torch
 from process_trainings import KINDS, RUN, trained
 from safetensors.torch import load_file
+from small_agents import make_env
 
 from agents import train
 from agents.common.checkpoint import load_policy
@@ -20,6 +22,7 @@ from agents.common.checkpoint_folder import latest_checkpoint, read_checkpoint
 from agents.common.figures import update_figures
 from agents.common.processes import Processes, join
 from agents.ppo.update import UpdateLog
+from agents.runs.builders import load_evaluation, make_image_metrics
 from agents.runs.run_folder import RunFolder
 from diffusion_gym.errors import InvalidInputError
 
@@ -201,6 +204,21 @@ def test_a_run_of_two_is_written_once(outcomes: Path) -> None:
     assert torch.equal(
         policy.state_dict()[next(iter(checkpoint.weights))], next(iter(checkpoint.weights.values()))
     )
+
+
+@pytest.mark.slow
+def test_what_each_measured_of_an_evaluation_is_of_all_prompts(outcomes: Path) -> None:
+    evaluation = load_evaluation(RunFolder(outcomes / "whole").before_file)
+    metrics = make_image_metrics(make_env(2), ["clip_score"])
+    scores, _ = metrics.scores(evaluation.images, evaluation.prompts)
+    assert evaluation.other_rewards.keys() == scores.keys() == {"clip_score"}
+    np.testing.assert_allclose(
+        evaluation.other_rewards["clip_score"], scores["clip_score"], atol=1e-5
+    )
+    diversity = metrics.diversity(evaluation.images)
+    for name, values in diversity.items():
+        np.testing.assert_allclose(evaluation.metrics[name], values, atol=1e-5)
+    assert len(diversity) == 2
 
 
 @pytest.mark.slow
