@@ -7,7 +7,7 @@ import numpy as np
 
 from benchmarks.leaderboard.protocol import Task
 from benchmarks.leaderboard.report.figures import Report, Row
-from benchmarks.leaderboard.report.reading import ASKED, reading, shown
+from benchmarks.leaderboard.report.reading import ASKED, reading, shown, task_reading
 from benchmarks.leaderboard.statistics.coverage import worst
 from benchmarks.leaderboard.statistics.intervals import Array
 from benchmarks.leaderboard.statistics.pareto import pareto_front
@@ -191,16 +191,18 @@ def how(report: Report, coverage: Mapping[str, Any]) -> str:
 
 def document(report: Report, coverage: Mapping[str, Any]) -> str:
     """The page in Markdown."""
-    parts = ["# Leaderboard", "\n".join(f"- {line}" for line in reading(report))]
+    parts = ["# Leaderboard"]
+    if report.runs:
+        parts += ["## Mean score over all tasks", markdown_table(FAMILY, family_rows(report))]
+    parts.append(_list(reading(report)))
     if report.runs:
         parts.append(how(report, coverage))
-        parts += ["## Mean score over all tasks", markdown_table(FAMILY, family_rows(report))]
     for task in report.tasks:
         rows = [cells(row) for row in report.rows[task.name]]
         parts += [f"## {task.name}", about(task), markdown_table(COLUMNS, rows)]
-        parts += ["\n".join(f"- {line}" for line in fronts(report, task))]
+        parts.append(_list([*fronts(report, task), *task_reading(report, task.name)]))
         if pairs := pair_rows(report, task):
-            parts += [markdown_table(PAIRS, pairs)]
+            parts += ["### Between methods", markdown_table(PAIRS, pairs)]
         if names := other_names(report, task):
             parts += [f"### {OTHERS}", markdown_table(["method", *names], other_rows(report, task))]
         if record := record_rows(report, task):
@@ -214,3 +216,7 @@ def document(report: Report, coverage: Mapping[str, Any]) -> str:
             markdown_table(["seeds", "Kendall's τ", "same best method"], stable),
         ]
     return "\n\n".join(parts) + "\n"
+
+
+def _list(lines: list[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)

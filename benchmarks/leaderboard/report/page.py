@@ -30,7 +30,7 @@ from benchmarks.leaderboard.report.markdown import (
     record_title,
 )
 from benchmarks.leaderboard.report.pictures import look
-from benchmarks.leaderboard.report.reading import reading
+from benchmarks.leaderboard.report.reading import reading, task_reading
 from benchmarks.leaderboard.statistics.intervals import Interval
 from benchmarks.leaderboard.statistics.pareto import pareto_front
 
@@ -52,6 +52,9 @@ PRICES = {
 }
 """What the final reward is drawn against."""
 
+LOGARITHMIC = ("kl", "kl_to_base")
+"""Of both: that in which methods differ by orders of magnitude."""
+
 
 def document(report: Report, coverage: Mapping[str, Any], strips: Sequence[Strip]) -> str:
     """The page, with `LIBRARY` where plotly.js belongs.
@@ -61,10 +64,12 @@ def document(report: Report, coverage: Mapping[str, Any], strips: Sequence[Strip
         coverage: What the intervals cover, as simulated.
         strips: Pictures of runs.
     """
-    body = ["<h1>Leaderboard</h1>", _list(reading(report))]
+    body = ["<h1>Leaderboard</h1>"]
     if report.runs:
-        body += [f"<p>{_text(how(report, coverage))}</p>"]
         body += ["<h2>Mean score over all tasks</h2>", _table(FAMILY, family_rows(report))]
+    body.append(_list(reading(report)))
+    if report.runs:
+        body.append(f"<p>{_text(how(report, coverage))}</p>")
     charts: list[Mapping[str, Any]] = []
     for task in report.tasks:
         rows = report.rows[task.name]
@@ -79,7 +84,7 @@ def document(report: Report, coverage: Mapping[str, Any], strips: Sequence[Strip
             body.append(f"<div class='chart' id='{name}'></div>")
             charts.append(_final(name, report, task, price, label))
         body.append("</div>")
-        body.append(_list(fronts(report, task)))
+        body.append(_list([*fronts(report, task), *task_reading(report, task.name)]))
         if pairs := pair_rows(report, task):
             body += ["<h3>Between methods</h3>", _table(PAIRS, pairs)]
         if names := other_names(report, task):
@@ -138,24 +143,38 @@ def _chart(name: str, report: Report, task: Task, cost: str, label: str) -> dict
                 "line": {"dash": "dot", "width": 1, "color": "#8b949e"},
             }
         ]
-    axis: dict[str, Any] = {"title": {"text": label}}
-    if cost == "diversity":
-        axis["autorange"] = "reversed"  # what is lost grows to the right in all charts
     return {
         "id": name,
         "data": lines,
-        "layout": {"xaxis": axis, "yaxis": {"title": {"text": "held-out reward"}}, "shapes": marks},
+        "layout": {
+            "xaxis": _axis(cost, label),
+            "yaxis": {"title": {"text": "held-out reward"}},
+            "shapes": marks,
+        },
     }
+
+
+def _axis(price: str, label: str) -> dict[str, Any]:
+    """The axis of what a reward is had for: what is spent or lost grows to the right."""
+    axis: dict[str, Any] = {"title": {"text": label}}
+    if price == "diversity":
+        axis["autorange"] = "reversed"
+    if price in LOGARITHMIC:
+        axis |= {"type": "log", "title": {"text": f"{label}, logarithmic"}}
+    return axis
 
 
 def _line(report: Report, row: Row, cost: str) -> dict[str, Any]:
     drawn = look(report, row.method)
+    points = list(zip(row.curve[cost], row.curve["reward"], strict=True))
+    if cost in LOGARITHMIC:
+        points = [(x, y) for x, y in points if x > 0]  # not before training
     return {
         "type": "scatter",
         "mode": "lines+markers",
         "name": row.method,
-        "x": [_short(value) for value in row.curve[cost]],
-        "y": [_short(value) for value in row.curve["reward"]],
+        "x": [_short(x) for x, _ in points],
+        "y": [_short(y) for _, y in points],
         "line": {"color": drawn.color},
         "marker": {"symbol": drawn.symbol},
         "hovertemplate": "%{y:.3f} at %{x:.4g}",
@@ -194,11 +213,8 @@ def _final(name: str, report: Report, task: Task, price: str, label: str) -> dic
         "line": {"dash": "dot", "width": 1, "color": "#8b949e", "shape": "hv"},
         "hoverinfo": "skip",
     }
-    axis: dict[str, Any] = {"title": {"text": label}}
-    if price == "diversity":
-        axis["autorange"] = "reversed"
     layout = {
-        "xaxis": axis,
+        "xaxis": _axis(price, label),
         "yaxis": {"title": {"text": "held-out reward"}},
         "hovermode": "closest",
     }

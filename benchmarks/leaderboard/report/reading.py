@@ -34,14 +34,28 @@ def shown(value: Interval | None, digits: int = 3, sign: bool = False) -> str:
 
 
 def reading(report: Report) -> list[str]:
-    """The sentences, the most important first."""
+    """The sentences on all tasks together, the most important first."""
     if not report.runs:
         return [NOTHING]
     left = []
     if report.runs < report.wanted:
         left = [f"{report.runs} of {report.wanted} runs have been measured; the others follow."]
-    tasks = (line for task in report.rows for line in _task(report, task))
-    return [*left, *_family(report), *tasks]
+    return [*left, *_family(report)]
+
+
+def task_reading(report: Report, task: str) -> list[str]:
+    """The sentences on one task: against the baseline, then between methods."""
+    against = [row.baseline for row in report.rows[task] if row.baseline]
+    asked = [report.pairs[task][names] for names in ASKED if names in report.pairs[task]]
+    return [
+        *_fewer_queries(report.baseline, against),
+        *_equal_reward(report.baseline, against),
+        *_between(asked, "Score", lambda pair: pair.advantage, 3),
+        *_between(asked, "Score at equal denoiser evaluations", lambda pair: pair.compared, 3),
+        *_between(asked, f"KL divergence {THERE}", lambda pair: pair.kl_at_target, 2),
+        *_between(asked, f"Diversity {THERE}", lambda pair: pair.diversity_at_target, 3),
+        *_lost(report.rows[task]),
+    ]
 
 
 def _family(report: Report) -> list[str]:
@@ -80,24 +94,7 @@ def _family(report: Report) -> list[str]:
     return lines
 
 
-def _task(report: Report, task: str) -> list[str]:
-    """Against the baseline, then between methods."""
-    against = [row.baseline for row in report.rows[task] if row.baseline]
-    asked = [report.pairs[task][names] for names in ASKED if names in report.pairs[task]]
-    return [
-        *_fewer_queries(report.baseline, task, against),
-        *_equal_reward(report.baseline, task, against),
-        *_between(task, asked, "score", lambda pair: pair.advantage, 3),
-        *_between(
-            task, asked, "score at equal denoiser evaluations", lambda pair: pair.compared, 3
-        ),
-        *_between(task, asked, f"KL divergence {THERE}", lambda pair: pair.kl_at_target, 2),
-        *_between(task, asked, f"diversity {THERE}", lambda pair: pair.diversity_at_target, 3),
-        *_lost(task, report.rows[task]),
-    ]
-
-
-def _lost(task: str, rows: Sequence[Row]) -> list[str]:
+def _lost(rows: Sequence[Row]) -> list[str]:
     """Which methods leave less of a reward that was not trained on than there was before."""
     untrained = next((row for row in rows if row.method == UNTRAINED), None)
     if untrained is None:
@@ -109,7 +106,7 @@ def _lost(task: str, rows: Sequence[Row]) -> list[str]:
         if less:
             named = "; ".join(f"{method} {shown(value, 2)}" for method, value in less)
             lines.append(
-                f"{task}: less {name}, not trained on, than the untrained model's "
+                f"Less {name}, not trained on, than the untrained model's "
                 f"{before.mean:.2f}: {named}."
             )
     return lines
@@ -119,7 +116,7 @@ def _mean(of: tuple[str, Interval]) -> float:
     return of[1].mean
 
 
-def _fewer_queries(baseline: str, task: str, against: Sequence[Pair]) -> list[str]:
+def _fewer_queries(baseline: str, against: Sequence[Pair]) -> list[str]:
     known = [(pair.method, pair.times_fewer) for pair in against if pair.times_fewer]
     alike = [each for each in known if each[1].alike]
     told = [each for each in known if each[1].excludes(1)]
@@ -128,41 +125,38 @@ def _fewer_queries(baseline: str, task: str, against: Sequence[Pair]) -> list[st
     more = sorted((each for each in told if each[1].mean < 1), key=lambda each: each[1].mean)
     turned = [(m, Interval(1 / t.mean, 1 / t.high, 1 / t.low, t.seeds)) for m, t in more]
     lines = []
-    for chosen, what in ((fewer, "fewer"), (turned, "more")):
+    for chosen, what in ((fewer, "Fewer"), (turned, "More")):
         if chosen:
             named = "; ".join(f"{method} {shown(times, 1)} times" for method, times in chosen)
-            lines.append(f"{task}: {what} reward queries to the target than {baseline}: {named}.")
+            lines.append(f"{what} reward queries to the target than {baseline}: {named}.")
     if alike:
         named = "; ".join(f"{method} {shown(times, 1)}" for method, times in alike)
         lines.append(
-            f"{task}: times fewer reward queries to the target than {baseline}, the same in every "
+            f"Times fewer reward queries to the target than {baseline}, the same in every "
             f"seed and so without an interval: {named}."
         )
     if open_:
         lines.append(
-            f"{task}: reward queries to the target not told from {baseline}'s: {', '.join(open_)}."
+            f"Reward queries to the target not told from {baseline}'s: {', '.join(open_)}."
         )
     return lines
 
 
-def _equal_reward(baseline: str, task: str, against: Sequence[Pair]) -> list[str]:
+def _equal_reward(baseline: str, against: Sequence[Pair]) -> list[str]:
     """Drift and diversity against the baseline's, where both have the target's reward."""
     reached = [pair for pair in against if pair.kl_at_target and pair.kl_at_target.seeds]
     if not reached and any(pair.kl_at_target for pair in against):
         return [
-            f"{task}: drift and diversity at equal reward are not compared with {baseline}'s, "
+            f"Drift and diversity at equal reward are not compared with {baseline}'s, "
             "which reached the target with no seed that another method did."
         ]
     there = f"{THERE}, against {baseline}'s"
-    kl = _between(task, reached, f"KL divergence {there}", lambda pair: pair.kl_at_target, 2)
-    diversity = _between(
-        task, reached, f"diversity {there}", lambda pair: pair.diversity_at_target, 3
-    )
+    kl = _between(reached, f"KL divergence {there}", lambda pair: pair.kl_at_target, 2)
+    diversity = _between(reached, f"Diversity {there}", lambda pair: pair.diversity_at_target, 3)
     return [*kl, *diversity]
 
 
 def _between(
-    task: str,
     pairs: Sequence[Pair],
     of: str,
     value: Callable[[Pair], Interval | None],
@@ -180,4 +174,4 @@ def _between(
     parts = ["; ".join(told)] if told else []
     if open_:
         parts.append(f"not told apart: {', '.join(open_)}")
-    return [f"{task}, {of}: {'; '.join(parts)}."] if parts else []
+    return [f"{of}: {'; '.join(parts)}."] if parts else []

@@ -15,7 +15,7 @@ from benchmarks.leaderboard.report import markdown
 from benchmarks.leaderboard.report.__main__ import main
 from benchmarks.leaderboard.report.figures import report, score
 from benchmarks.leaderboard.report.inputs import measured_records
-from benchmarks.leaderboard.report.reading import NOTHING, reading
+from benchmarks.leaderboard.report.reading import NOTHING, reading, task_reading
 from benchmarks.leaderboard.statistics.significance import needed_seeds, sign_flip
 from diffusion_gym.errors import InvalidInputError
 
@@ -293,7 +293,7 @@ def test_what_was_not_trained_on_is_shown_and_what_is_lost_is_said(pilot):
     expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
     own = row.others["clip_score"]
     assert (own.low, own.high) == pytest.approx((expected.low, expected.high))
-    line = next(line for line in reading(found) if "clip_score" in line)
+    line = next(line for line in task_reading(found, "house_style") if "clip_score" in line)
     assert f"coca {own.mean:.2f} [" in line
     assert "sparse" not in line
     assert f"| coca | {own.mean:.3f} [" in markdown.document(found, COVERED)
@@ -314,7 +314,9 @@ def test_what_trains_nothing_has_no_queries(pilot):
     found = report(pilot, runs + still)
     row = next(row for row in found.rows["house_style"] if row.method == "untrained")
     assert row.target is row.baseline.times_fewer is None
-    assert not any("untrained" in line and "queries" in line for line in reading(found))
+    assert not any(
+        "untrained" in line and "queries" in line for line in task_reading(found, "house_style")
+    )
 
 
 def test_pictures_of_runs_are_on_the_page(written, tmp_path):
