@@ -111,7 +111,7 @@ FULL = (
     ),
     throughput("sdxl", "SDXL's size, LoRA", [_job("sdxl", **SHORT, batch_size=4)], 1, 90),
     throughput("sd3", "SD3's size, LoRA", [_job("sd3", **SHORT, batch_size=4)], 1, 90),
-    throughput("embedded", "the embedded model", ["emoji-64"], 3, 30),
+    throughput("embedded", "the embedded model", ['emoji-64:{"num_envs": 64}'], 3, 30),
 )
 """What a lease of a card is for."""
 

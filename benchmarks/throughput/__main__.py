@@ -61,7 +61,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--jobs",
         nargs="+",
-        default=[EMBEDDED, f'{EMBEDDED}:{{"lora_rank": 16}}'],
+        default=[
+            f'{EMBEDDED}:{{"num_envs": 64}}',
+            f'{EMBEDDED}:{{"num_envs": 64, "lora_rank": 16}}',
+        ],
         help='each a model and options of agents.train: emoji-64, sd15:{"lora_rank": 4}; '
         f"with random weights: {', '.join(SIZES)}",
     )
