@@ -14,10 +14,7 @@ nothing is scored. At most one batch waits for its scores, and they are computed
 import warnings
 from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextvars import copy_context
 from typing import Any, TypeAlias
-
-import torch
 
 from agents.common.episodes import Episodes
 from agents.common.sb3_vec_env import SB3VecEnv
@@ -60,7 +57,7 @@ def scored_meanwhile(drawn: Batches, base: DiffusionT2IVectorEnv) -> Batches:
     Raises:
         Exception: What the reward raised, once the next batch is drawn.
     """
-    with _scorer() as scorer:
+    with ThreadPoolExecutor(1, "rewards") as scorer:
         waiting: tuple[Drawn, Unscored, Future[Scores]] | None = None
         while True:
             with base.scoring_later() as unscored:
@@ -70,8 +67,7 @@ def scored_meanwhile(drawn: Batches, base: DiffusionT2IVectorEnv) -> Batches:
             if following is None:
                 return
             (images,) = unscored
-            scores = scorer.submit(copy_context().run, images.score_and_tell)
-            waiting = following, images, scores
+            waiting = following, images, scorer.submit(images.score_and_tell)
 
 
 Scores: TypeAlias = tuple[RewardResult, list[str]]
@@ -90,16 +86,3 @@ def _with_scores(drawn: Drawn, images: Unscored, scores: Future[Scores]) -> Draw
     if "step_mask" in final:
         final["step_mask"] = final["step_mask"] & result.valid[:, None]
     return batch, infos
-
-
-def _scorer() -> ThreadPoolExecutor:
-    """One thread, in which torch computes as in this one: on its GPU, with as many CPU threads."""
-    threads = torch.get_num_threads()
-    stream = torch.cuda.current_stream() if torch.cuda.is_initialized() else None
-
-    def begin() -> None:
-        torch.set_num_threads(threads)
-        if stream is not None:
-            torch.cuda.set_stream(stream)
-
-    return ThreadPoolExecutor(1, "rewards", initializer=begin)

@@ -34,11 +34,12 @@ from diffusion_gym.envs.config import EnvConfig, load_parts
 from diffusion_gym.envs.infos import Infos, scatter, singles, to_numpy
 from diffusion_gym.envs.spaces import action_space, observation_space
 from diffusion_gym.envs.state import DenoisingState
-from diffusion_gym.envs.unscored import Unscored
+from diffusion_gym.envs.unscored import Unscored, as_here
 from diffusion_gym.images import Frame, to_uint8
 from diffusion_gym.models import DiffusionModel, PromptEmbedding
 from diffusion_gym.prompts import PromptList
 from diffusion_gym.rewards import RewardFunction, RewardResult, score
+from diffusion_gym.rewards.isolation import score_and_tell
 from diffusion_gym.schedules import Schedule
 
 Observation = dict[str, Any]
@@ -537,7 +538,8 @@ class DiffusionT2IVectorEnv(VectorEnv[Observation, Any, Any]):
         if self._unscored is None:
             result = score(self.reward_function, images, texts, metadata)
         else:
-            self._unscored.append(Unscored(rows, self.reward_function, images, texts, metadata))
+            asked = (self.reward_function, images, texts, metadata)
+            self._unscored.append(Unscored(rows, as_here(lambda: score_and_tell(*asked))))
             unknown = torch.full_like(rewards[rows], torch.nan)
             result = RewardResult(unknown, torch.ones_like(rows, dtype=torch.bool))
         self.images_scored += len(ended)
