@@ -1,6 +1,7 @@
 """Rewards computed while the next batch is drawn: the same training, and nothing left running."""
 
 import itertools
+import os
 import random
 import threading
 import time
@@ -14,6 +15,7 @@ import pytest
 import torch
 from gymnasium.error import ClosedEnvironmentError
 from gymnasium.wrappers.vector import TransformReward
+from reward_servers import started as served_by_a_process
 from small_agents import STEPS, make_agent, make_env, weights
 from small_nft import make_nft
 from stable_baselines3.common.callbacks import BaseCallback
@@ -290,6 +292,49 @@ def started(agent: ImageAlgorithm, callback: BaseCallback) -> BaseCallback:
     """A callback as `learn` would hand it to a rollout."""
     _, callback = agent._setup_learn(ROUND, callback)
     return callback
+
+
+SLOW_SERVER = """
+import time
+
+import diffusion_gym
+from diffusion_gym.rewards import make_reward
+
+
+@diffusion_gym.register_reward("slow_style")
+def make(device):
+    judge = make_reward("house_style", device=device)
+
+    def slow_style(images, prompts):
+        time.sleep(1)
+        return judge(images, prompts)
+
+    return slow_style
+"""
+
+
+@pytest.mark.slow
+def test_a_slow_served_reward_is_waited_for_less(tmp_path: Path) -> None:
+    (tmp_path / "slow_server.py").write_text(SLOW_SERVER)
+    options = ("--import", "slow_server", "--reward", "slow_style", "--port", "0")
+    paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    seconds: dict[bool, list[float]] = {False: [], True: []}
+    drawn: dict[bool, list[Tensor]] = {False: [], True: []}
+    with served_by_a_process(*options, env=os.environ | {"PYTHONPATH": paths}) as (url, _):
+        env = {"num_inference_steps": 10, "reward": {"remote": url}, "prompts": "emoji-objects"}
+        agents = {
+            overlap: ppo(make_env(4, **env), batches_per_round=4, overlap_rewards=overlap)
+            for overlap in seconds
+        }
+        for _ in range(2):  # by turns, since other work on the machine comes and goes
+            for overlap, agent in agents.items():
+                start = time.perf_counter()
+                agent.collect_rollouts(agent.env, started(agent, Seen()), agent.rollout_buffer, 1)
+                seconds[overlap].append(time.perf_counter() - start)
+                drawn[overlap].append(agent.rollout_buffer.episodes.returns)
+    print(f"seconds a round: waiting {seconds[False]}, overlapped {seconds[True]}")
+    assert all(map(torch.equal, drawn[False], drawn[True]))
+    assert min(seconds[True]) < min(seconds[False])
 
 
 # --------------------------------------------------------------------- what ends it early
