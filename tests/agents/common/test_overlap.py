@@ -82,6 +82,7 @@ class Seen(BaseCallback):
 
     def _on_step(self) -> bool:
         assert self.judge is None or not self.judge.running.locked()
+        assert self.model.base_env._unscored is None
         counted = (self.num_timesteps, self.n_calls, self.model.reward_queries)
         infos = [_plain(info) for info in self.locals["infos"]]
         self.batches.append((counted, self.locals["rewards"].tolist(), infos, torch.rand(())))
