@@ -61,6 +61,7 @@ class Judge:
         assert self.running.acquire(blocking=False), "asked twice at once"
         try:
             self.states.append((torch.get_num_threads(), np.geterr(), torch.is_grad_enabled()))
+            warnings.warn(f"a judge warns of {len(images)} images", stacklevel=2)
             means = images.mean((1, 2, 3))
             chance = torch.rand(len(images)) + float(np.random.rand()) + random.random()
             lot = (means * 1e5).long() % 8
@@ -195,6 +196,7 @@ def test_ppo_trains_as_without_overlapping(shaping: str) -> None:
     assert len(both["batches"]) == BATCHES
     assert both["logged"][0]["rollout/failed_rewards"] >= 1
     assert "a bad day" in " ".join(both["warned"])
+    assert f"a judge warns of {IMAGES} images" in both["warned"]
     assert not both["episodes"]["step_mask"][~both["episodes"]["valid"]].any()
 
 
@@ -350,6 +352,7 @@ class Failing(Judge):
         return super().__call__(images, prompts)
 
 
+@pytest.mark.filterwarnings("ignore:a judge warns")
 @pytest.mark.parametrize("overlap", [True, False])
 def test_what_a_reward_raises_ends_the_round(overlap: bool) -> None:
     agent = ppo(judged(Failing()), overlap_rewards=overlap)
@@ -372,7 +375,7 @@ def test_a_reward_that_fails_for_all_says_so_here() -> None:
     assert_at_rest(agent, before, batches=0)
 
 
-@pytest.mark.filterwarnings("ignore:reward 'judge'")
+@pytest.mark.filterwarnings("ignore:.*judge")
 def test_a_round_of_too_many_failures_is_refused_as_ever() -> None:
     agent = ppo(judged())
     before = weights(agent)
