@@ -29,6 +29,10 @@ Batches: TypeAlias = Generator[Drawn, None, None]
 """Batches that are drawn one by one; closing it ends the drawing, and the scoring."""
 
 
+Scores: TypeAlias = tuple[RewardResult, list[str]]
+"""Scores, and what is to be warned of."""
+
+
 def check_overlap(env: SB3VecEnv) -> None:
     """Refuses wrappers that may need an episode's reward when it ends.
 
@@ -68,10 +72,6 @@ def scored_meanwhile(drawn: Batches, base: DiffusionT2IVectorEnv) -> Batches:
                 return
             (images,) = unscored
             waiting = following, images, scorer.submit(images.score_and_tell)
-
-
-Scores: TypeAlias = tuple[RewardResult, list[str]]
-"""Scores, and what is to be warned of."""
 
 
 def _with_scores(drawn: Drawn, images: Unscored, scores: Future[Scores]) -> Drawn:
