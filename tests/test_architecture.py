@@ -48,7 +48,7 @@ ORDER = {
     ),
     "diffusion_gym.envs": (
         *("state", "infos", "config", "_forking", "_one_thread", "spaces", "_prompt_table"),
-        *("_episodes", "_requests", "_reports", "vector_env", "env", "checker"),
+        *("_episodes", "_requests", "_reports", "unscored", "vector_env", "env", "checker"),
     ),
     "diffusion_gym.wrappers": (
         *("hindsight", "base_env", "shaping", "credit", "sparse", "uniform"),
@@ -64,8 +64,8 @@ ORDER = {
     ),
     "agents.common": (
         *("advantages", "sb3_vec_env", "arguments", "trees", "processes", "checkpoint_folder"),
-        *("checkpoint", "round_config", "episodes", "rollout", "figures", "surrogate"),
-        "image_algorithm",
+        *("checkpoint", "round_config", "episodes", "rollout", "overlap", "figures"),
+        *("surrogate", "image_algorithm"),
     ),
     "agents.ppo": (
         *("config", "buffer", "rollout", "standardisation", "update", "ppo", "step_rewards"),

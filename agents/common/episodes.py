@@ -6,6 +6,8 @@ from typing import Any, Generic, Self, TypeVar
 import torch
 from torch import Tensor
 
+from diffusion_gym.rewards import RewardResult
+
 NAMED = ("extras", "reward_terms")
 """The fields that hold columns by name, of which a batch may lack some."""
 
@@ -33,6 +35,12 @@ class Episodes:
 
     def __len__(self) -> int:
         return len(self.returns)
+
+    def take_scores(self, result: RewardResult) -> None:
+        """Fills in what is known of the B images once they are scored."""
+        self.returns = result.values
+        self.valid = result.valid
+        self.reward_terms = dict(result.terms)
 
     @classmethod
     def joined(cls, batches: list[Self]) -> Self:

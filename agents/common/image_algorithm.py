@@ -7,6 +7,7 @@ import pickle
 import time
 import warnings
 from collections.abc import Iterable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -33,6 +34,7 @@ from agents.common.arguments import (
 from agents.common.checkpoint import Stateful, resume_agent
 from agents.common.episodes import NAMED, Episodes, RoundBuffer
 from agents.common.figures import episode_figures, update_figures
+from agents.common.overlap import Batches, Drawn, check_overlap, scored_meanwhile
 from agents.common.processes import Processes, Rows, current
 from agents.common.rollout import draw_prompts, finished_step
 from agents.common.round_config import RoundConfig
@@ -227,6 +229,8 @@ class ImageAlgorithm(OnPolicyAlgorithm):
             batches_per_round=self.config.batches_per_round,
             advantage=self.config.advantage,
         )
+        if self.config.overlap_rewards:
+            check_overlap(env)
 
     @abc.abstractmethod
     def _new_buffer(self) -> RoundBuffer[Any]:
@@ -235,8 +239,11 @@ class ImageAlgorithm(OnPolicyAlgorithm):
     @abc.abstractmethod
     def _collect_batch(
         self, env: VectorEnv[Any, Any, Any], prompt_ids: npt.NDArray[np.int64]
-    ) -> tuple[Episodes, dict[str, Any]]:
-        """Draws one batch of whole episodes; the infos of their last step."""
+    ) -> Drawn:
+        """Draws one batch of whole episodes; the infos of their last step.
+
+        With ``overlap_rewards`` their rewards are still unknown, see `Episodes.take_scores`.
+        """
 
     @abc.abstractmethod
     def _pairs(self) -> Tensor:
@@ -406,23 +413,16 @@ class ImageAlgorithm(OnPolicyAlgorithm):
         start = time.perf_counter()
         num_steps = env.base_env.schedule.num_steps
         images = env.num_envs * self.processes.count
-        for _ in range(self.config.batches_per_round):
-            prompt_ids = draw_prompts(
-                self.prompt_rng,
-                len(env.base_env.prompts),
-                images,
-                self.config.samples_per_prompt,
-            )
-            own = prompt_ids[self.processes.part(env.num_envs)]
-            batch, last_infos = self._collect_batch(env.vector_env, own)
-            self.rollout_buffer.add(batch)
-            self.num_timesteps += images
-            self.reward_queries += images
-            spent = self.seconds + time.perf_counter() - self._counted_until
-            step = finished_step(batch, num_steps, last_infos, spent)
-            callback.update_locals(locals() | step)
-            if self.processes.any(not callback.on_step()):
-                return False
+        with closing(self._batches(env)) as batches:
+            for batch, last_infos in batches:
+                self.rollout_buffer.add(batch)
+                self.num_timesteps += images
+                self.reward_queries += images
+                spent = self.seconds + time.perf_counter() - self._counted_until
+                step = finished_step(batch, num_steps, last_infos, spent)
+                callback.update_locals(locals() | step)
+                if self.processes.any(not callback.on_step()):
+                    return False
 
         # 3. What each episode is worth beside the others.
         self._assign_advantages()
@@ -430,6 +430,22 @@ class ImageAlgorithm(OnPolicyAlgorithm):
         callback.update_locals(locals())
         callback.on_rollout_end()
         return True
+
+    def _batches(self, env: SB3VecEnv) -> Batches:
+        """A round's batches, each drawn when it is asked for, or while the last one is scored."""
+        drawn = (self._draw_batch(env) for _ in range(self.config.batches_per_round))
+        return scored_meanwhile(drawn, env.base_env) if self.config.overlap_rewards else drawn
+
+    def _draw_batch(self, env: SB3VecEnv) -> Drawn:
+        """Draws this process's part of one batch, for prompts that are drawn first."""
+        prompt_ids = draw_prompts(
+            self.prompt_rng,
+            len(env.base_env.prompts),
+            env.num_envs * self.processes.count,
+            self.config.samples_per_prompt,
+        )
+        own = prompt_ids[self.processes.part(env.num_envs)]
+        return self._collect_batch(env.vector_env, own)
 
     def _assign_advantages(self) -> None:
         """Fills in the advantages of episodes whose wrapper brought none of its own."""

@@ -26,6 +26,11 @@ class RoundConfig(Checked):
     batches_per_round: Count = 1
     """Batches drawn before each round of updates."""
 
+    overlap_rewards: bool = False
+    """Compute the rewards of a batch while the next one of the round is drawn: the same training,
+    sooner where scoring waits for another machine or device. With wrappers that do not read
+    rewards: not with B²-DiffuRL."""
+
     updates_per_round: Count = 4
     """Optimiser steps per epoch of a round."""
 
@@ -63,12 +68,18 @@ class RoundConfig(Checked):
     """Bound on the gradient's norm."""
 
     def __post_init__(self) -> None:
-        """Checks every field, and that schedules give numbers.
+        """Checks every field, that schedules give numbers, and that there is something to overlap.
 
         Raises:
-            InvalidInputError: A value is of another type or outside its range.
+            InvalidInputError: A value is of another type or outside its range, or rewards of a
+                single batch are to be overlapped.
         """
         super().__post_init__()
+        if self.overlap_rewards and self.batches_per_round == 1:
+            raise InvalidInputError(
+                "overlap_rewards computes the rewards of a batch while the next one of the round "
+                "is drawn: expected batches_per_round of at least 2, got 1"
+            )
         for field in dataclasses.fields(self):
             schedule = getattr(self, field.name)
             if callable(schedule):

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from agents.common.episodes import Episodes, RoundBuffer
 from agents.common.processes import Rows
+from diffusion_gym.rewards import RewardResult
 
 
 class Minibatch(NamedTuple):
@@ -49,6 +50,11 @@ class Trajectories(Episodes):
     credit: Tensor
     step_weight: Tensor
     step_mask: Tensor
+
+    def take_scores(self, result: RewardResult) -> None:
+        """Also leaves out the steps to images without a reward, as `hindsight` does."""
+        super().take_scores(result)
+        self.step_mask = self.step_mask & result.valid[:, None]
 
 
 class TrajectoryBuffer(RoundBuffer[Trajectories]):

@@ -1,6 +1,7 @@
 """The vector environment: B denoising episodes as batched tensors on one device."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import gymnasium
@@ -33,10 +34,12 @@ from diffusion_gym.envs.config import EnvConfig, load_parts
 from diffusion_gym.envs.infos import Infos, scatter, singles, to_numpy
 from diffusion_gym.envs.spaces import action_space, observation_space
 from diffusion_gym.envs.state import DenoisingState
+from diffusion_gym.envs.unscored import Unscored, as_here
 from diffusion_gym.images import Frame, to_uint8
 from diffusion_gym.models import DiffusionModel, PromptEmbedding
 from diffusion_gym.prompts import PromptList
-from diffusion_gym.rewards import RewardFunction, score
+from diffusion_gym.rewards import RewardFunction, RewardResult, score
+from diffusion_gym.rewards.isolation import score_and_tell
 from diffusion_gym.schedules import Schedule
 
 Observation = dict[str, Any]
@@ -181,6 +184,7 @@ class DiffusionT2IVectorEnv(VectorEnv[Observation, Any, Any]):
         self._prompt_id: Tensor
         self._reports = Reports(self._action_shape, self.device)
         self._next_prompt_ids: Rows | None = None
+        self._unscored: list[Unscored] | None = None
         self._one_thread = OneThread()
 
     # ------------------------------------------------------------ the interface of gymnasium
@@ -387,6 +391,24 @@ class DiffusionT2IVectorEnv(VectorEnv[Observation, Any, Any]):
             prompt_ids = self._table.checked(prompt_ids)
         self._next_prompt_ids = prompt_ids
 
+    @contextmanager
+    def scoring_later(self) -> Iterator[list[Unscored]]:
+        """A ``with`` block in which episodes end without their rewards, which take long.
+
+        What they are to be computed of is added to the list, once for every step that ends some.
+        Meanwhile rewards and ``return`` of these rows are NaN, ``reward_valid`` is true, and there
+        are no ``reward_terms``. Whoever has the scores writes them where they belong
+        (`Unscored.write`): wrappers that read rewards must not lie around the environment.
+
+        Yields:
+            The list, empty at first.
+        """
+        outer, self._unscored = self._unscored, []
+        try:
+            yield self._unscored
+        finally:
+            self._unscored = outer
+
     @one_thread
     def set_state(
         self, state: DenoisingState, *, restore_rng: bool = True
@@ -499,6 +521,8 @@ class DiffusionT2IVectorEnv(VectorEnv[Observation, Any, Any]):
     def _finish(self, ended: Rows, rows: Tensor, rewards: Tensor) -> Infos:
         """Scores the rows that ended and, in same-step autoreset, starts their next episodes.
 
+        In `scoring_later` the scores are left to others.
+
         Args:
             ended: The rows, ``[N]``, as an array.
             rows: The same on the device.
@@ -511,7 +535,13 @@ class DiffusionT2IVectorEnv(VectorEnv[Observation, Any, Any]):
         latents, prompt_ids = self._episodes.latents, self._episodes.prompt_ids[ended]
         images = self.model.decode(latents if len(ended) == self.num_envs else latents[rows])
         texts, metadata = self._table.texts(prompt_ids), self._table.metadata(prompt_ids)
-        result = score(self.reward_function, images, texts, metadata)
+        if self._unscored is None:
+            result = score(self.reward_function, images, texts, metadata)
+        else:
+            asked = (self.reward_function, images, texts, metadata)
+            self._unscored.append(Unscored(rows, as_here(lambda: score_and_tell(*asked))))
+            unknown = torch.full_like(rewards[rows], torch.nan)
+            result = RewardResult(unknown, torch.ones_like(rows, dtype=torch.bool))
         self.images_scored += len(ended)
         rewards[rows] = result.values
 

@@ -69,6 +69,8 @@ class CoCAReward(CreditReward):
         InvalidInputError: For values that cannot work, or if a wrapper below gives credit already.
     """
 
+    ignores_rewards = True
+
     def __init__(
         self,
         env: Any,

@@ -49,6 +49,10 @@ class CreditReward(RewardShaping):
     episode overrides `before_step` and `after_step`. ``self.base`` is the environment below all
     wrappers, with its model, schedule, ``step_index``, ``latents`` and the policy's ``reported``.
 
+    One that does not look at ``episodes.returns`` and the like may say so, ``ignores_rewards =
+    True``: then rewards can be computed while the next batch is drawn (``--overlap-rewards``), and
+    none of the N episodes is known to be without one yet.
+
     Around `B2DiffuRLReward`, the credit is restricted to the steps that are trained.
     """
 

@@ -56,6 +56,11 @@ class RewardShaping:
     #: The forms of this class, by kind.
     forms: ClassVar[dict[Kind, type["RewardShaping"]]] = {}
 
+    #: Whether it neither reads rewards, nor what the infos say of them, nor changes them, so that
+    #: they may come later (`DiffusionT2IVectorEnv.scoring_later`). A subclass says so itself; a
+    #: form is as what it is a form of.
+    ignores_rewards: ClassVar[bool] = False
+
     #: The class's name as users write it: a form goes by the name of what it is a form of.
     shaping_name: ClassVar[str] = "RewardShaping"
 
@@ -82,6 +87,8 @@ class RewardShaping:
         super().__init_subclass__(**others)
         cls.forms = {}  # of its own: what a base class becomes is not what this class says
         cls.shaping_name = cls.__name__ if form_of is None else form_of.__name__
+        inherited = form_of is not None and form_of.ignores_rewards
+        cls.ignores_rewards = vars(cls).get("ignores_rewards", inherited)
         if form_of is None:
             return
         if cls.kind is None or not issubclass(cls, form_of):

@@ -19,6 +19,7 @@ class SparseReward(RewardShaping):
     """
 
     role = "credit"
+    ignores_rewards = True
 
     def __init__(self, env: Any) -> None:
         super().__init__(env)

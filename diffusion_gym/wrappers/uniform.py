@@ -27,6 +27,8 @@ class UniformCreditReward(CreditReward):
         InvalidInputError: If a wrapper below gives credit already.
     """
 
+    ignores_rewards = True
+
     def __init__(self, env: Any) -> None:
         super().__init__(env)
 

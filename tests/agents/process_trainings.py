@@ -51,7 +51,11 @@ ADAM: dict[str, Any] = {
 
 def sparse(env: Any, **options: Any) -> ImageAlgorithm:
     # Groups of 8 have images of every process; two batches a round are in one order.
-    return make_agent(env, samples_per_prompt=8, batches_per_round=2, **ADAM)
+    return make_agent(env, samples_per_prompt=8, batches_per_round=2, **options, **ADAM)
+
+
+def overlapped(env: Any) -> ImageAlgorithm:
+    return sparse(env, overlap_rewards=True)
 
 
 def noise_aware(env: Any) -> ImageAlgorithm:
@@ -89,6 +93,7 @@ def negative(env: Any) -> ImageAlgorithm:
 
 KINDS: Mapping[str, Callable[[Any], ImageAlgorithm]] = {
     "sparse": sparse,
+    "overlapped": overlapped,
     "noise_aware": noise_aware,
     "branches": branches,
     "decoupled": decoupled,

@@ -150,6 +150,19 @@ def test_two_processes_learn_what_one_does(kind: str, outcomes: Path) -> None:
         assert two["statistics"]["rewards"][prompt] == pytest.approx(rewards, rel=1e-4)
 
 
+@pytest.mark.slow
+def test_two_processes_that_overlap_rewards_learn_the_same(outcomes: Path) -> None:
+    plain, overlapped = (
+        torch.load(outcomes / f"{kind}.pt", weights_only=False) for kind in ("sparse", "overlapped")
+    )
+    assert torch.equal(plain["after"], overlapped["after"])
+    assert plain["counters"] == overlapped["counters"]
+    for name, value in plain["logged"].items():
+        if not name.startswith("time/"):
+            exactly = pytest.approx(value, rel=0, abs=0, nan_ok=True)
+            assert overlapped["logged"][name] == exactly, name
+
+
 def assert_same(checkpoint: Path, other: Path) -> None:
     """Both checkpoints hold the same, bit for bit, of both processes."""
     for name in ("weights", "optimizer", "state", "rank-00001"):
