@@ -1,5 +1,6 @@
 """Settings shared by every test."""
 
+import gc
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -12,6 +13,17 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # The tests' batches are small: more threads gain little, and wait for each other on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+# A million objects of the libraries stay until the end: looking for garbage among them, again and
+# again, takes a tenth of the time.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """What has been imported is not searched for garbage; what the tests make is, as usual."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
