@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 # Read when the libraries are imported, hence set here, before any test module imports them.
@@ -14,6 +15,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # The tests' batches are small: more threads gain little, and wait for each other on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+
+# What a busy machine takes says nothing of the code.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 # A million objects of the libraries stay until the end: looking for garbage among them, again and
 # again, takes a tenth of the time.

@@ -1,7 +1,6 @@
 """Settings of a training run, composed of what they are settings of."""
 
 import dataclasses
-import functools
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,9 +21,6 @@ from diffusion_gym.envs import EnvConfig
 from diffusion_gym.envs.config import absolute
 from diffusion_gym.errors import InvalidInputError, unknown_name
 from diffusion_gym.models.embedded import EMOJI64
-
-_hints = functools.cache(typing.get_type_hints)
-"""The types of a dataclass's fields; every option of every command line asks for them."""
 
 
 @dataclass(frozen=True)
@@ -206,8 +202,8 @@ class TrainSettings:
         homes = {name: part for part, kind in kinds.items() for name in _names(kind)}
         values: dict[str, dict[str, Any]] = {part: {} for part in kinds}
         for name, value in options.items():
-            cls.check_belongs(name, chosen)
             if name not in homes:
+                cls.check_belongs(name, chosen)
                 raise unknown_name("setting", name, homes)
             values[homes[name]][name] = value
         parts: dict[str, Any] = {part: kind(**values[part]) for part, kind in kinds.items()}
@@ -219,7 +215,7 @@ class TrainSettings:
 
         That is enough to draw and to evaluate.
         """
-        hints = _hints(cls) | {"agent": RoundConfig}
+        hints = typing.get_type_hints(cls) | {"agent": RoundConfig}
         return cls(
             **{
                 part.name: (kind := hints[part.name])(
@@ -256,7 +252,7 @@ class TrainSettings:
     @classmethod
     def parts(cls, chosen: str = "ppo") -> dict[str, type[Checked]]:
         """The dataclasses that the settings are composed of, by the names of their fields."""
-        hints = _hints(cls) | {"agent": algorithm(chosen).config}
+        hints = typing.get_type_hints(cls) | {"agent": algorithm(chosen).config}
         return {part.name: hints[part.name] for part in dataclasses.fields(cls)}
 
     @classmethod
@@ -265,7 +261,7 @@ class TrainSettings:
         return {
             name: kind
             for part in cls.parts(chosen).values()
-            for name, kind in _hints(part, include_extras=True).items()
+            for name, kind in typing.get_type_hints(part, include_extras=True).items()
         }
 
     def differences(self, others: "TrainSettings") -> list[str]:
