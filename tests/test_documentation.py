@@ -230,12 +230,16 @@ def run_example(command: str) -> None:
 
 
 def run_launched(command: str) -> None:
-    """``torchrun … program options``, or accelerate's, with two processes, as it stands else."""
+    """``torchrun … program options``, or accelerate's, with two processes, as it stands else.
+
+    An example is started alone: its own test (tests/examples) launches it.
+    """
     launcher, program, options = re.split(r" (-m agents\.train|examples/\S+)", command)
+    if program.startswith("examples/"):
+        run_example(f"python {program}{options}")
+        return
     launcher = re.sub(r"(--nproc-per-node|--num_processes) \d+", r"\1 2", launcher)
-    name = program.removeprefix("-m ")
-    program = program if name != program else str(ROOT / program)
-    words = shlex.split(f"{launcher} {program}{options} {QUICK[name]}")
+    words = shlex.split(f"{launcher} {program}{options} {QUICK['agents.train']}")
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     folder = Path(sys.executable).parent
     done = subprocess.run(
@@ -265,9 +269,10 @@ def run_server(command: str) -> None:
 
 
 def what_ci_does() -> set[str]:
-    """The commands of .ci/run, without the options that keep it quiet and its cores busy."""
+    """The commands of .ci/run, without what keeps it quiet and its cores busy."""
     text = (ROOT / ".ci" / "run").read_text()
-    for option in (" --quiet", " --numprocesses auto", " --dist loadfile"):
+    parallel = (" --numprocesses auto", " --dist loadfile", " --no-loadscope-reorder", " &")
+    for option in (" --quiet", " --no-compile", ' "${@:2}"', *parallel):
         text = text.replace(option, "")
     return {line.strip() for line in text.splitlines()}
 

@@ -202,8 +202,8 @@ class TrainSettings:
         homes = {name: part for part, kind in kinds.items() for name in _names(kind)}
         values: dict[str, dict[str, Any]] = {part: {} for part in kinds}
         for name, value in options.items():
-            cls.check_belongs(name, chosen)
             if name not in homes:
+                cls.check_belongs(name, chosen)
                 raise unknown_name("setting", name, homes)
             values[homes[name]][name] = value
         parts: dict[str, Any] = {part: kind(**values[part]) for part, kind in kinds.items()}

@@ -19,6 +19,7 @@ import torch
 from gymnasium.vector import VectorWrapper
 from small_agents import make_agent, make_env, weights
 from stable_baselines3.common.callbacks import CallbackList
+from starts import Start
 
 from agents import train
 from agents.common.checkpoint import load_policy, restore, save_checkpoint
@@ -628,19 +629,11 @@ def final_weights(folder: Path) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in parameters])
 
 
-def start(folder: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "agents.train", *COMMAND, "--output", str(folder)]
-    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-
-
-def wait_for(pattern: str, folder: Path, process: subprocess.Popen[bytes]) -> None:
+def wait_for(pattern: str, folder: Path, process: subprocess.Popen[str] | Start) -> None:
     deadline = time.monotonic() + 120
     while not any(folder.glob(pattern)):
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise AssertionError(f"no {pattern}: {process.communicate()}")
+        assert process.poll() is None, f"no {pattern}: {process.stderr and process.stderr.read()}"
+        assert time.monotonic() < deadline, f"no {pattern}"
         time.sleep(0.0005)
 
 
@@ -651,11 +644,10 @@ def test_a_killed_run_resumes_to_the_same_weights(
 ) -> None:
     """Killed while a checkpoint is being written, and in the middle of a round."""
     folder = tmp_path / "killed"
-    process = start(folder)
+    process = Start("-m", "agents.train", *COMMAND, "--output", folder)
     wait_for(moment, folder / "checkpoints", process)
     process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    assert process.wait() == -signal.SIGKILL
     assert not (folder / "summary.json").exists()
     assert train.main(["--resume", str(folder)]) == 0
     assert torch.equal(final_weights(folder), uninterrupted)
@@ -692,9 +684,8 @@ def test_a_run_that_exits_at_an_operation_resumes_to_the_same_weights(
     number: int, uninterrupted: torch.Tensor, tmp_path: Path
 ) -> None:
     folder = tmp_path / "killed"
-    command = [sys.executable, "-c", EXIT_AT, str(number), str(folder), *COMMAND]
-    result = subprocess.run([*command, "--output", str(folder)], capture_output=True, text=True)
-    assert result.returncode == 9, result.stderr
+    process = Start("-c", EXIT_AT, number, folder, *COMMAND, "--output", folder)
+    assert process.wait() == 9, process.rest()
     assert train.main(["--resume", str(folder)]) == 0
     assert torch.equal(final_weights(folder), uninterrupted)
 
@@ -702,12 +693,13 @@ def test_a_run_that_exits_at_an_operation_resumes_to_the_same_weights(
 @pytest.mark.slow
 def test_ctrl_c_saves_and_says_how_to_go_on(uninterrupted: torch.Tensor, tmp_path: Path) -> None:
     folder = tmp_path / "interrupted"
-    process = start(folder)
+    command = [sys.executable, "-m", "agents.train", *COMMAND, "--output", str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_for("round-000001", folder / "checkpoints", process)
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert b"--resume" in output
-    assert b"Traceback" not in errors
+    assert "--resume" in output
+    assert "Traceback" not in errors
     assert train.main(["--resume", str(folder)]) == 0
     assert torch.equal(final_weights(folder), uninterrupted)

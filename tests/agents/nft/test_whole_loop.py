@@ -1,9 +1,6 @@
 """Train, export, reload in diffusers: the same images. Kill and go on: the same bits. And learn."""
 
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +18,7 @@ from diffusers import (
 )
 from small_agents import make_env, weights
 from small_nft import make_nft
+from starts import Start
 
 from agents.common.checkpoint import load_policy, save_checkpoint
 from agents.nft import DiffusionNFT
@@ -185,10 +183,7 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
     folder = tmp_path / "round-000001"
     paths = [str(Path(__file__).parents[1]), str(Path(__file__).parents[3])]
     code = KILLED.format(paths=paths, folder=str(folder))
-    killed = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": ":".join(paths)}, check=False
-    )
-    assert killed.returncode == -signal.SIGKILL
+    assert Start("-c", code).wait() == -signal.SIGKILL
     resumed = DiffusionNFT.resume(folder, make_env(eta=0.0))
     resumed.learn(8, reset_num_timesteps=False)
     assert torch.equal(weights(resumed), weights(make_nft(decay_rate=0.2).learn(12)))

@@ -1,6 +1,5 @@
 import json
 import re
-import subprocess
 import sys
 import typing
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from starts import Start
 
 from agents import evaluate, report, sample, train
 from agents.runs import cli
@@ -259,12 +259,12 @@ def test_a_folder_in_use_is_left_alone(run: Path) -> None:
 
 @pytest.mark.slow
 def test_a_mistake_on_the_command_line_ends_without_a_traceback() -> None:
-    command = [sys.executable, "-m", "agents.train", "--reward", "beauty"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert done.stderr.startswith("error: unknown reward 'beauty'")
-    assert "Traceback" not in done.stderr
+    process = Start("-m", "agents.train", "--reward", "beauty")
+    assert process.wait() == 2
+    printed, errors = process.rest()
+    assert printed == ""
+    assert errors.startswith("error: unknown reward 'beauty'")
+    assert "Traceback" not in errors
 
 
 @pytest.mark.parametrize("command", [sample, evaluate])

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starts import Start
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from agents import train
@@ -221,11 +222,7 @@ def test_training_in_a_thread(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_save_and_say_how_to_go_on(number: signal.Signals, tmp_path: Path) -> None:
     output = tmp_path / "a run"
-    command = [sys.executable, "-m", "agents.train", *QUICK, "--images", "4000"]
-    process = subprocess.Popen(
-        [*command, "--output", str(output)], stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
+    process = Start("-m", "agents.train", *QUICK, "--images", 4000, "--output", output)
     for line in process.stdout:
         if line.startswith("round"):
             break

@@ -136,10 +136,10 @@ def test_ctrl_c_ends_the_rounds_and_loses_none(monkeypatch: pytest.MonkeyPatch) 
         return usual_seconds(passes, at_once)
 
     monkeypatch.setattr(Passes, "usual_seconds", interrupted)
-    job = Job("small", options=QUICK)
+    job = JOBS[0]
     figures = measure(job, repeats=9, usual=2)
     assert len(figures["rounds"]) == 1
-    assert report.table([("small", figures)])
+    assert report.table([("embedded", figures)])
     asked[:] = [1]
     with pytest.raises(KeyboardInterrupt):
         measure(job, repeats=9, usual=2)

@@ -310,12 +310,11 @@ def test_lora_weights_are_fused_as_the_pipeline_fuses_them(folder, kind, tmp_pat
 def test_lora_of_the_embedded_model(tmp_path):
     pipeline = diffusers.DiffusionPipeline.from_pretrained(emoji64_folder() / "pipeline")
     write_lora(pipeline, tmp_path)
-    plain, fused = load_model(), load_model(lora_weights=tmp_path)
-    changed = [
-        name
-        for name, value in fused.new_denoiser().state_dict().items()
-        if not torch.equal(value, plain.new_denoiser().state_dict()[name])
-    ]
+    plain, fused = (
+        model.new_denoiser().state_dict()
+        for model in (load_model(), load_model(lora_weights=tmp_path))
+    )
+    changed = [name for name, value in fused.items() if not torch.equal(value, plain[name])]
     assert changed
     assert all("attn" in name for name in changed)
 
