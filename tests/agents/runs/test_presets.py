@@ -411,8 +411,8 @@ def test_steps_with_noise_are_named_on_the_command_line() -> None:
 @pytest.mark.parametrize(
     ("options", "shaping", "images"),
     [
-        ({}, "noise-aware", 256),
-        ({"reward": "house_style"}, "noise-aware", 256),
+        ({}, "noise-aware", 224),
+        ({"reward": "house_style"}, "noise-aware", 224),
         ({"reward": {"house_style": 1.0}}, "sparse", 1216),
         ({"reward": "jpeg_compressibility"}, "noise-aware", 512),
         ({"reward": "jpeg_compressibility", "shaping": "sparse"}, "sparse", 1216),
