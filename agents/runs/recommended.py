@@ -32,7 +32,7 @@ EMBEDDED_REWARDS: Mapping[str, Mapping[str, Any]] = {
 """What was found to learn on the embedded model; docs/results.md has the figures."""
 
 NOISE_AWARE: Mapping[str, Mapping[str, Any]] = {
-    "house_style": {"num_envs": 32, "updates_per_round": 2, "images": 224},
+    "house_style": {"num_envs": 32, "updates_per_round": 2, "images": 224, "picture_every": 4},
     "jpeg_compressibility": {"learning_rate": 5e-5, "images": 512},
 }
 """Rewards that noise-aware step weights have been measured with, in several seeds, and are
