@@ -1,6 +1,7 @@
 """The yardstick: PPO on the embedded model in one file, without environment, SB3 or agents/.
 
-Same algorithm and settings as ``python -m agents.train``: rounds of 8 prompts x 8 samples,
+Same algorithm and settings as ``python -m agents.train --shaping sparse``:
+rounds of 8 prompts x 8 samples,
 group-normalised advantages, AdamW on all weights, 4 updates a round, clip range 2e-3 on the mean
 log-probability. What the environment and the agent add must cost next to nothing beside it
 (``python -m benchmarks.versus_bare_loop`` measures that).

@@ -28,9 +28,8 @@ Drawn: TypeAlias = tuple[Episodes, dict[str, Any]]
 Batches: TypeAlias = Generator[Drawn, None, None]
 """Batches that are drawn one by one; closing it ends the drawing, and the scoring."""
 
-
 Scores: TypeAlias = tuple[RewardResult, list[str]]
-"""Scores, and what is to be warned of."""
+"""Of a batch's images, and what is to be warned of, a sentence each."""
 
 
 def check_overlap(env: SB3VecEnv) -> None:

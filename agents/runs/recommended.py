@@ -1,6 +1,6 @@
 """What is recommended where a run's settings leave something open."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -36,7 +36,11 @@ NOISE_AWARE: Mapping[str, Mapping[str, Any]] = {
     "jpeg_compressibility": {"learning_rate": 5e-5, "images": 512},
 }
 """Rewards that noise-aware step weights have been measured with, in several seeds, and are
-recommended for; and what differs from the usual settings of that shaping then."""
+recommended for; and what differs from the usual settings then. (Pictures are as far apart in images
+as with the usual rounds.)"""
+
+ROUND = ("num_envs", "samples_per_prompt", "batches_per_round", "updates_per_round")
+"""What a round is made of: tuned together, and dropped together where a run chooses one of them."""
 
 CHECKPOINT: Mapping[str, Any] = {
     "images": 25_600,
@@ -64,6 +68,7 @@ def recommended(
     shaping: str | None = None,
     device: str = "auto",
     algorithm: str = "ppo",
+    chosen: Collection[str] = (),
 ) -> dict[str, Any]:
     """Settings for a model, a reward and a shaping on a device, later ones taking precedence.
 
@@ -73,22 +78,25 @@ def recommended(
         shaping: Its name; None is the one that is recommended.
         device: A torch device, or "auto".
         algorithm: The agent's name.
+        chosen: Names of the settings that the run chooses itself.
 
     Raises:
         InvalidInputError: There is no such shaping.
     """
     if shaping is None:
         shaping = recommended_shaping(model, reward, algorithm)
-    chosen = method(shaping)
+    own = method(shaping)
     if model == EMOJI64:
-        own = EMBEDDED_REWARDS.get(_reward_name(model, reward), {})
+        rewarded = EMBEDDED_REWARDS.get(_reward_name(model, reward), {})
         weighed = NOISE_AWARE if shaping == "noise-aware" else {}
         tuned = weighed.get(_reward_name(model, reward), {})
-        general = {**EMBEDDED, **own, **chosen.published, **chosen.embedded, **tuned}
+        if not set(ROUND).isdisjoint(tuned) and not set(ROUND).isdisjoint(chosen):
+            tuned = {}  # rounds of another size want another length and other updates
+        general = {**EMBEDDED, **rewarded, **own.published, **own.embedded, **tuned}
     else:
         on_cpu = device.startswith("cpu") or (device == "auto" and not torch.cuda.is_available())
         half = ON_CPU if on_cpu else {}
-        general = {**CHECKPOINT, **half, **chosen.published, **chosen.checkpoint}
+        general = {**CHECKPOINT, **half, **own.published, **own.checkpoint}
     return {**general, "shaping": shaping}
 
 

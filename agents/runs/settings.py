@@ -176,7 +176,8 @@ class TrainSettings:
         about = ("model", "reward", "shaping", "device", "algorithm")
         model = chosen.get("model", EnvConfig.model)
         defaults = recommended(
-            **({"model": model} | {name: chosen[name] for name in about if name in chosen})
+            **({"model": model} | {name: chosen[name] for name in about if name in chosen}),
+            chosen=chosen.keys(),
         )
         name = _algorithm(chosen)
         if name != "ppo":  # of what is recommended for PPO, what is not PPO's own

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from agents.runs.builders import EVALUATION_SEED
-from agents.runs.settings import TrainSettings
 from benchmarks.leaderboard.methods import MethodFile
 from diffusion_gym.errors import InvalidInputError, unknown_name
 
@@ -20,10 +19,6 @@ PUBLISHED = "standard"
 
 ONLY_READ = ("title", "target", "record", "compared_at", "untrained", "best")
 """Of a task, what results are read with: it changes none."""
-
-RECOMMENDED = "recommended"
-"""Table of a protocol: what was recommended when it was frozen, of what has changed since. A new
-recommendation is answered by the old one here, so that runs stay what they were."""
 
 ROWS = ("tasks", "methods")
 """Of a tier, what says which results there are: it changes none either."""
@@ -121,8 +116,6 @@ class Protocol:
         seeds: Of the measured runs.
         search_seeds: Of the tuning runs.
         methods: Rows of this tier; all there are where it is empty.
-        recommended: Options of all runs that neither protocol nor method sets, where
-            ``python -m agents.train`` would take others by now.
     """
 
     version: str
@@ -137,7 +130,6 @@ class Protocol:
     seeds: tuple[int, ...]
     search_seeds: tuple[int, ...]
     methods: tuple[str, ...]
-    recommended: Mapping[str, Any]
 
     @property
     def name(self) -> str:
@@ -153,15 +145,6 @@ class Protocol:
         if name not in self.tasks:
             raise unknown_name("task", name, self.tasks)
         return self.tasks[name]
-
-    def settings(self, options: Mapping[str, Any], **others: Any) -> TrainSettings:
-        """All settings of a run with some options, the same whatever is recommended today.
-
-        Args:
-            options: What `options` gave.
-            **others: What is no part of the result, such as the device.
-        """
-        return TrainSettings.of(**{**self.recommended, **options, **others})
 
     def options(self, task: Task, method: MethodFile, seed: int, rate: float) -> dict[str, Any]:
         """Options of one run, by the names of `agents.runs.settings.TrainSettings`.
@@ -216,7 +199,6 @@ def load_protocol(tier: str, path: Path = NEWEST) -> Protocol:
             seeds=tuple(own["seeds"]),
             search_seeds=tuple(own["search_seeds"]),
             methods=tuple(own.get("methods", ())),
-            recommended=content.get(RECOMMENDED, {}),
         )
         noise = content["evaluation_noise"]["seed"]
     except (OSError, KeyError, TypeError, tomllib.TOMLDecodeError) as error:
@@ -244,5 +226,4 @@ def task_hash(content: Mapping[str, Any], tier: str, name: str) -> str:
     task = {key: value for key, value in content["tasks"][name].items() if key not in ONLY_READ}
     own = {key: value for key, value in content["tiers"][tier].items() if key not in ROWS}
     whole = {**content, "tasks": {name: task}, "tiers": {tier: own}}
-    whole.pop(RECOMMENDED, None)
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()

@@ -116,7 +116,7 @@ def run_job(
         stream = (log or Path(folder) / "log").open("a")
         with stream:
             output = str(Path(folder) / "run")
-            settings = protocol.settings(options, device=device, output=output, picture_every=0)
+            settings = TrainSettings.of(**options, device=device, output=output, picture_every=0)
             training = RecordedTraining(settings, Console(file=stream))
             check_frozen(protocol, protocol.task(job.task), training)
             about, reason = training.run_folder.records()[-1], None

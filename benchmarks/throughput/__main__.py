@@ -62,8 +62,8 @@ def main(arguments: list[str] | None = None) -> None:
         "--jobs",
         nargs="+",
         default=[
-            f'{EMBEDDED}:{{"num_envs": 64}}',
-            f'{EMBEDDED}:{{"num_envs": 64, "lora_rank": 16}}',
+            f'{EMBEDDED}:{{"num_envs": 64, "updates_per_round": 2}}',
+            f'{EMBEDDED}:{{"num_envs": 64, "updates_per_round": 2, "lora_rank": 16}}',
         ],
         help='each a model and options of agents.train: emoji-64, sd15:{"lora_rank": 4}; '
         f"with random weights: {', '.join(SIZES)}",

@@ -13,6 +13,7 @@ from agents.ppo import DiffusionPPO
 from benchmarks.throughput import machine
 from benchmarks.throughput.bare import Passes
 from benchmarks.throughput.jobs import Job
+from diffusion_gym.errors import InvalidInputError
 from diffusion_gym.rewards import RewardFunction, RewardResult
 
 Seconds = dict[str, float]
@@ -38,6 +39,11 @@ def measure(job: Job, repeats: int, usual: int) -> Figures:
     """
     with job.built() as (_, agent):
         assert isinstance(agent, DiffusionPPO)
+        if agent.config.overlap_rewards:
+            raise InvalidInputError(
+                "expected a job whose parts can be timed apart, got overlap_rewards, with which "
+                "drawing and rewards are at once"
+            )
         device = agent.policy.model.device
         capture, clock = _Capture(), _Clock(agent)
         agent.set_logger(Logger(None, [capture]))

@@ -42,8 +42,9 @@ class Unscored:
 def as_here(function: Callable[[], R]) -> Callable[[], R]:
     """A function that computes in any thread as it would now in this one.
 
-    What each thread has of its own: torch's gradient mode, number of CPU threads and CUDA stream,
-    and context variables, such as NumPy's handling of floating point errors.
+    Of what each thread has of its own: torch's gradient mode, number of CPU threads and CUDA
+    stream, and context variables, such as NumPy's handling of floating point errors. Not autocast,
+    inference mode and the default device, which a reward sets for itself.
     """
     context, threads = copy_context(), torch.get_num_threads()
     gradients = torch.is_grad_enabled()

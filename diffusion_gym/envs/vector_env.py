@@ -108,7 +108,7 @@ class DiffusionT2IVectorEnv(VectorEnv[Observation, Any, Any]):
     """The maths of a denoising step."""
 
     images_scored: int
-    """Reward queries so far: images that were decoded and scored."""
+    """Reward queries so far: images that were decoded to be scored."""
 
     oversized_actions: int
     """Actions so far with an entry beyond the action space's bounds; they were executed."""

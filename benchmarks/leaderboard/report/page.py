@@ -130,6 +130,7 @@ def _table(header: tuple[str, ...], rows: list[list[str]]) -> str:
 def _chart(name: str, report: Report, task: Task, cost: str, label: str) -> dict[str, Any]:
     """Mean held-out reward along training against what it cost, a line per method."""
     lines = [_line(report, row, cost) for row in report.rows[task.name]]
+    lines = [line for line in lines if line["x"]]
     marks = []
     if task.target is not None:
         marks = [
@@ -160,7 +161,7 @@ def _axis(price: str, label: str) -> dict[str, Any]:
     if price == "diversity":
         axis["autorange"] = "reversed"
     if price in LOGARITHMIC:
-        axis |= {"type": "log", "title": {"text": f"{label}, logarithmic"}}
+        axis |= {"type": "log", "title": {"text": f"{label}, logarithmic, without 0"}}
     return axis
 
 
@@ -184,6 +185,8 @@ def _line(report: Report, row: Row, cost: str) -> dict[str, Any]:
 def _final(name: str, report: Report, task: Task, price: str, label: str) -> dict[str, Any]:
     """Final reward against its price: a point with intervals per method, and the front."""
     rows = report.rows[task.name]
+    if price in LOGARITHMIC:
+        rows = [row for row in rows if getattr(row, price).mean > 0]
     points = []
     for row in rows:
         x, y, drawn = getattr(row, price), row.reward, look(report, row.method)

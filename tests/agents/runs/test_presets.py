@@ -435,3 +435,22 @@ def test_step_weights_are_recommended_where_they_were_measured(
     settings = TrainSettings.of(**options)
     assert settings.shaping.shaping == shaping
     assert images in (None, settings.run.images)
+
+
+@pytest.mark.parametrize(
+    ("options", "rows", "updates", "images"),
+    [
+        ({}, 32, 2, 224),
+        ({"images": 512, "lora_rank": 16, "advantage": "prompt"}, 32, 2, 512),
+        ({"num_envs": 64}, 64, 4, 384),
+        ({"samples_per_prompt": 64}, 64, 4, 384),
+        ({"batches_per_round": 4}, 64, 4, 384),
+        ({"updates_per_round": 1}, 64, 1, 384),
+    ],
+)
+def test_rounds_are_recommended_as_a_whole(
+    options: dict[str, Any], rows: int, updates: int, images: int
+) -> None:
+    settings = TrainSettings.of(**options)
+    found = settings.run.num_envs, settings.agent.updates_per_round, settings.run.images
+    assert found == (rows, updates, images)

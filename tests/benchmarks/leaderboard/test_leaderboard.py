@@ -111,17 +111,14 @@ class Agent(DiffusionPPO):
 
 
 def test_runs_stay_what_they_were_whatever_is_recommended_by_now():
-    """All settings of the methods that were measured, as they were then.
-
-    Where this fails after a new recommendation, v0.toml's [recommended] needs the old one.
-    """
+    """All settings of the methods that were measured are what they were then."""
     frozen = json.loads((Path(__file__).parent / "v0_settings.json").read_text())
     protocol, methods = load_protocol("standard"), load_methods()
     for name, task in protocol.tasks.items():
         for method, own in frozen[name].items():
             methods[method].prepare()
             options = protocol.options(task, methods[method], seed=10, rate=2e-4)
-            settings = protocol.settings(options, device="cpu").flat()
+            settings = TrainSettings.of(**options, device="cpu").flat()
             expected = frozen["common"] | own
             found = json.loads(json.dumps({key: settings[key] for key in expected}))
             assert found == expected, (name, method)
