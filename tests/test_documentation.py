@@ -272,7 +272,7 @@ def what_ci_does() -> set[str]:
     """The commands of .ci/run, without what keeps it quiet and its cores busy."""
     text = (ROOT / ".ci" / "run").read_text()
     parallel = (" --numprocesses auto", " --dist loadfile", " --no-loadscope-reorder", " &")
-    for option in (" --quiet", " --no-compile", ' "${@:2}"', *parallel):
+    for option in ("exec ", " --quiet", " --no-compile", ' "${@:2}"', *parallel):
         text = text.replace(option, "")
     return {line.strip() for line in text.splitlines()}
 
