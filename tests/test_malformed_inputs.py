@@ -345,6 +345,7 @@ PPO_FIELDS: Mapping[str, Field] = {
         )
     },
     "samples_per_prompt": Field(ppo_option("samples_per_prompt"), {"np.int64(2)": 2}),
+    "overlap_rewards": Field(ppo_option("overlap_rewards"), BOTH),
     "learning_rate": Field(
         lambda agent: agent.policy.optimizer.param_groups[0]["lr"], NUMBERS_ABOVE_0
     ),
@@ -395,8 +396,10 @@ def test_every_field_of_the_agent_is_tried() -> None:
 
 @pytest.mark.parametrize("name", AGENT_FIELDS)
 def test_arguments_of_the_agent(name: str, trained_env: Any) -> None:
+    batches = {"batches_per_round": 2} if name == "overlap_rewards" else {}
+
     def make(value: Any) -> DiffusionPPO:
-        return agent_of(**({"env": trained_env} | {name: value}))
+        return agent_of(**({"env": trained_env} | batches | {name: value}))
 
     try_field(name, AGENT_FIELDS[name], make)
 
