@@ -4,11 +4,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from agents.runs.recommended import ROUND
 from agents.runs.screen import command
 from agents.runs.settings import TrainSettings
 from diffusion_gym.errors import InvalidInputError
 
-DECISIVE = ("algorithm", "preset", "model", "reward", "shaping", "device")
+DECISIVE = ("algorithm", "preset", "model", "reward", "shaping", "device", *ROUND)
 """Settings that decide what the others' defaults are."""
 
 NOT_USUAL = object()

@@ -15,6 +15,7 @@ from agents.common.checkpoint import load_policy
 from agents.common.checkpoint_folder import read_checkpoint
 from agents.runs.builders import base_env, make_env
 from agents.runs.methods import RunLength, ShapingConfig, shape_rewards
+from agents.runs.page.repeat import option
 from agents.runs.presets import FOLDER, preset_names
 from agents.runs.run_folder import RunFolder
 from agents.runs.settings import TrainSettings
@@ -454,3 +455,5 @@ def test_rounds_are_recommended_as_a_whole(
     settings = TrainSettings.of(**options)
     found = settings.run.num_envs, settings.agent.updates_per_round, settings.run.images
     assert found == (rows, updates, images)
+    words = [word for name, value in options.items() for word in option(name, value)]
+    assert train.read_settings(words) == settings
