@@ -36,18 +36,6 @@ class Choice(Checked):
     images: Count | None = None
     """Images of the run in all; with --resume, more than before extend it."""
 
-    num_envs: Count | None = None
-    """Images drawn at once; with the next three, what a round is made of."""
-
-    samples_per_prompt: Count | None = None
-    """Images of one prompt in a batch."""
-
-    batches_per_round: Count | None = None
-    """Batches of a round."""
-
-    updates_per_round: Count | None = None
-    """Updates of a round."""
-
     algorithm: str | None = None
     """The agent."""
 

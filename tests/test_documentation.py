@@ -270,9 +270,11 @@ def run_server(command: str) -> None:
 
 def what_ci_does() -> set[str]:
     """The commands of .ci/run, without what keeps it quiet and its cores busy."""
-    text = (ROOT / ".ci" / "run").read_text()
+    text = re.sub(r"\\\n +", "", (ROOT / ".ci" / "run").read_text())
     parallel = (" --numprocesses auto", " --dist loadfile", " --no-loadscope-reorder", " &")
-    for option in ("exec ", " --quiet", " --no-compile", ' "${@:2}"', *parallel):
+    quiet = ("exec ", " --quiet", " --no-compile", ' "${@:2}"')
+    left_out = (" --ignore tests/benchmarks", " --ignore tests/gpu")
+    for option in (*quiet, *parallel, *left_out):
         text = text.replace(option, "")
     return {line.strip() for line in text.splitlines()}
 

@@ -1,6 +1,6 @@
 """What is recommended where a run's settings leave something open."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -32,15 +32,11 @@ EMBEDDED_REWARDS: Mapping[str, Mapping[str, Any]] = {
 """What was found to learn on the embedded model; docs/results.md has the figures."""
 
 NOISE_AWARE: Mapping[str, Mapping[str, Any]] = {
-    "house_style": {"num_envs": 32, "updates_per_round": 2, "images": 224, "picture_every": 4},
+    "house_style": {"images": 256},
     "jpeg_compressibility": {"learning_rate": 5e-5, "images": 512},
 }
 """Rewards that noise-aware step weights have been measured with, in several seeds, and are
-recommended for; and what differs from the usual settings then. (Pictures are as far apart in images
-as with the usual rounds.)"""
-
-ROUND = ("num_envs", "samples_per_prompt", "batches_per_round", "updates_per_round")
-"""What a round is made of: tuned together, and dropped together where a run chooses one of them."""
+recommended for; and what differs from the usual settings then."""
 
 CHECKPOINT: Mapping[str, Any] = {
     "images": 25_600,
@@ -68,7 +64,6 @@ def recommended(
     shaping: str | None = None,
     device: str = "auto",
     algorithm: str = "ppo",
-    chosen: Collection[str] = (),
 ) -> dict[str, Any]:
     """Settings for a model, a reward and a shaping on a device, later ones taking precedence.
 
@@ -78,7 +73,6 @@ def recommended(
         shaping: Its name; None is the one that is recommended.
         device: A torch device, or "auto".
         algorithm: The agent's name.
-        chosen: Names of the settings that the run chooses itself.
 
     Raises:
         InvalidInputError: There is no such shaping.
@@ -90,8 +84,6 @@ def recommended(
         rewarded = EMBEDDED_REWARDS.get(_reward_name(model, reward), {})
         weighed = NOISE_AWARE if shaping == "noise-aware" else {}
         tuned = weighed.get(_reward_name(model, reward), {})
-        if not set(ROUND).isdisjoint(tuned) and not set(ROUND).isdisjoint(chosen):
-            tuned = {}  # rounds of another size want another length and other updates
         general = {**EMBEDDED, **rewarded, **own.published, **own.embedded, **tuned}
     else:
         on_cpu = device.startswith("cpu") or (device == "auto" and not torch.cuda.is_available())

@@ -176,8 +176,7 @@ class TrainSettings:
         about = ("model", "reward", "shaping", "device", "algorithm")
         model = chosen.get("model", EnvConfig.model)
         defaults = recommended(
-            **({"model": model} | {name: chosen[name] for name in about if name in chosen}),
-            chosen=chosen.keys(),
+            **({"model": model} | {name: chosen[name] for name in about if name in chosen})
         )
         name = _algorithm(chosen)
         if name != "ppo":  # of what is recommended for PPO, what is not PPO's own

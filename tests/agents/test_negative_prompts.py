@@ -49,6 +49,7 @@ def test_one_prompt_at_a_time_gives_what_a_models_negative_prompt_gives() -> Non
         assert (changed > 10) == bool(negative)
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_ends_with_the_same_weights(tmp_path: Path) -> None:
     whole = make_agent(make_env(prompts=PROMPTS), **GUIDED)
     whole.learn(8)
@@ -104,6 +105,7 @@ def test_text_encoders_may_be_freed(freed: bool) -> None:
         assert not torch.equal(negative[:1], negative[1:2])
 
 
+@pytest.mark.slow
 def test_a_run_records_resumes_evaluates_and_draws_with_them(tmp_path: Path) -> None:
     file = tmp_path / "prompts.csv"
     file.write_text("prompt,negative_prompt\na cat,a dog\na dog,a cat\n")

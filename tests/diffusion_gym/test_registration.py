@@ -36,6 +36,7 @@ def test_no_time_limit_is_wrapped_around_it():
     assert isinstance(env, diffusion_gym.DiffusionT2IEnv)
 
 
+@pytest.mark.slow
 def test_make_imports_the_package_by_itself():
     code = (
         "import gymnasium; env = gymnasium.make('diffusion_gym:DiffusionT2I-v0'); "

@@ -4,12 +4,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from agents.runs.recommended import ROUND
 from agents.runs.screen import command
 from agents.runs.settings import TrainSettings
 from diffusion_gym.errors import InvalidInputError
 
-DECISIVE = ("algorithm", "preset", "model", "reward", "shaping", "device", *ROUND)
+DECISIVE = ("algorithm", "preset", "model", "reward", "shaping", "device")
 """Settings that decide what the others' defaults are."""
 
 NOT_USUAL = object()

@@ -51,6 +51,7 @@ def test_advantages_are_those_of_the_formula(make: Callable[..., ImageAlgorithm]
     np.testing.assert_allclose(data.advantages.numpy(), zscore(expected), atol=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", MAKES.values(), ids=MAKES)
 def test_a_resumed_run_equals_the_uninterrupted_one(
     make: Callable[..., ImageAlgorithm], tmp_path: Path

@@ -209,6 +209,7 @@ def test_nft_trains_as_without_overlapping(loss: str) -> None:
     assert_same(make)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tolerant")
 @pytest.mark.parametrize("make", [ppo, nft])
 def test_rewards_of_a_sum_are_normalised_as_without_overlapping(

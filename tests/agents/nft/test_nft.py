@@ -162,6 +162,7 @@ def test_no_weights_are_kept_thrice(kind: dict[str, Any]) -> None:
     assert networks(UNet2DConditionModel) == before + copies
 
 
+@pytest.mark.slow
 def test_the_reference_holds_the_policy_near_the_base_model() -> None:
     def distance(coefficient: float) -> float:
         agent = make_nft(

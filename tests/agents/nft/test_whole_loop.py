@@ -132,6 +132,7 @@ RESUMED: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 @pytest.mark.parametrize("kind", RESUMED, ids=["full", "lora", "awm"])
 def test_a_resumed_run_equals_the_uninterrupted_one(

@@ -57,6 +57,7 @@ def test_accumulated_passes_give_the_gradient_of_one() -> None:
     assert (weights(whole) - weights(pieces)).abs().mean() < 0.02 * 2e-4
 
 
+@pytest.mark.slow
 def test_kl_penalty_holds_the_policy_near_the_base_model() -> None:
     def divergence(kl_coef: float) -> float:
         agent = make_agent(kl_coef=kl_coef, n_epochs=10)

@@ -77,6 +77,7 @@ def test_the_commands_read_it(
     capsys.readouterr()
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_to_the_same_end(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -59,6 +59,7 @@ def test_a_run_leaves_what_it_promises(run: Path) -> None:
     assert list((run / "tensorboard").iterdir())
 
 
+@pytest.mark.slow
 def test_evaluations_during_training_change_nothing(tmp_path: Path) -> None:
     runs = [RunFolder(tmp_path / name) for name in ("plain", "watched")]
     for run, extra in zip(runs, ([], ["--eval-every", "2"]), strict=True):

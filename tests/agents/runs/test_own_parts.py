@@ -390,6 +390,7 @@ def test_a_run_of_own_parts_records_them(run: Path, file: Path) -> None:
     assert imports(file) == 1
 
 
+@pytest.mark.slow
 def test_others_code_is_not_imported_unless_trusted(
     run: Path, file: Path, tmp_path: Path, forgotten: Callable[[Path], None], capsys: Any
 ) -> None:

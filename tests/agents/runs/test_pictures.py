@@ -102,6 +102,7 @@ def sheet(run: RunFolder, number: int) -> Any:
         return np.asarray(picture).astype(int), picture.info[PROMPTS].splitlines()
 
 
+@pytest.mark.slow
 def test_drawing_changes_no_figure_and_no_weight(runs: dict[str, Any]) -> None:
     (bare, _), (drawn, _) = runs["bare"], runs["drawn"]
     rows = [
@@ -117,6 +118,7 @@ def test_drawing_changes_no_figure_and_no_weight(runs: dict[str, Any]) -> None:
     assert "pictures" not in EventAccumulator(str(bare.tensorboard)).Reload().Tags()["images"]
 
 
+@pytest.mark.slow
 def test_what_an_evaluation_has_drawn_is_not_drawn_again(runs: dict[str, Any]) -> None:
     assert runs["bare"][1] == []
     assert runs["drawn"][1] == [1, 2, 3]
@@ -127,6 +129,7 @@ def test_what_an_evaluation_has_drawn_is_not_drawn_again(runs: dict[str, Any]) -
         assert np.abs(one - other).max() <= 2
 
 
+@pytest.mark.slow
 def test_pictures_are_where_they_belong(runs: dict[str, Any]) -> None:
     run = runs["drawn"][0]
     assert sorted(path.name for path in run.pictures.iterdir()) == [
@@ -148,6 +151,7 @@ def test_pictures_are_where_they_belong(runs: dict[str, Any]) -> None:
     assert np.abs(first - pixels).max() > 2  # it has learned
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_with_the_same_prompts_and_noise(
     runs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

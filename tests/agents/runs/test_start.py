@@ -82,6 +82,7 @@ def test_nft_draws_with_them_as_well(lora: RunFolder, tmp_path: Path) -> None:
         assert torch.equal(value, theirs[f"denoiser.{name}"])
 
 
+@pytest.mark.slow
 def test_a_resumed_one_does_not_need_them_any_more(lora: RunFolder, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(lora.path, copy)
@@ -94,6 +95,7 @@ def test_a_resumed_one_does_not_need_them_any_more(lora: RunFolder, tmp_path: Pa
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+@pytest.mark.slow
 def test_one_stopped_before_its_first_checkpoint_needs_the_same(
     lora: RunFolder, tmp_path: Path
 ) -> None:

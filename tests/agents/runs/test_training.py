@@ -62,6 +62,7 @@ def test_what_was_recorded_at_each_start_is_kept(stopped: RunFolder) -> None:
     assert [row["count/rounds"] for row in stopped.metrics()] == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_extended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As if it had been started with more images, bit for bit."""
     run, whole = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "whole")
@@ -183,6 +184,7 @@ def _fails(*arguments: Any) -> None:
     raise RuntimeError("no evaluation")
 
 
+@pytest.mark.slow
 def test_held_out_is_said_only_of_what_is(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -251,6 +253,7 @@ def test_a_reader_that_goes_away_does_not_end_the_run(tmp_path: Path) -> None:
     assert time.time() - (output / "summary.json").stat().st_mtime < 60
 
 
+@pytest.mark.slow
 def test_a_run_ends_where_it_has_drifted_far_enough(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

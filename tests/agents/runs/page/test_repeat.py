@@ -22,7 +22,7 @@ OPTIONS: list[dict[str, Any]] = [
     },
     {"preset": "ddpo-compressibility"},
     {"num_envs": 64, "updates_per_round": 2},
-    {"num_envs": 64, "updates_per_round": 2, "images": 224},
+    {"num_envs": 64, "updates_per_round": 2, "images": 256},
     {"num_envs": 32},
     {"also": ["clip_score"], "stochastic_steps": [0, 2], "lora_rank": 4, "lora_targets": ["to_q"]},
     {"prompts": "animals", "guidance": 5.0, "noise_exponent": 0.0, "max_kl": 0.5, "eval_every": 1},
