@@ -219,7 +219,7 @@ BAD: list[tuple[list[str], str]] = [
     (["--eta", "0"], "eta"),
     (
         ["--shaping", "dense"],
-        "unknown shaping 'dense'; known: .*b2\\+coca.*noise-aware.*uniform",
+        "unknown shaping 'dense'; known: b2, b2\\+coca, b2\\+noise-aware, (b2-branch, )?coca,",
     ),
     (["--shaping", "b2"], "num_envs"),
     (["--samples-per-prompt", "1"], "a group of its own"),
